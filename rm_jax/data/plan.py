@@ -1,0 +1,311 @@
+"""The packing plan: which groups make a train step, and where each lies.
+
+A pure function of (lengths, seed, geometry); the number of hosts and devices
+never enters. Order is grain's: shuffled anew every epoch, random access.
+"""
+
+import itertools
+from typing import NamedTuple
+
+import grain
+import numpy as np
+
+from rm_jax.data.pack import Geometry, Piece, Place
+from rm_jax.types import UserError
+
+BATCHES = ("groups", "rows")
+MOST_ROW_COUNTS = 3  # compiled train steps of a run
+PATIENCE = 8  # groups that may miss before a step of fixed rows is closed
+
+
+class Step(NamedTuple):
+  """One batch: its groups in sampler order and where each piece lies."""
+
+  places: tuple  # of Place
+  rows: int  # R per block, one of the plan's row counts
+
+
+class Plan(NamedTuple):
+  """All batches of a run and the capacities that hold for each of them."""
+
+  steps: tuple  # of Step
+  geometry: Geometry
+  row_counts: tuple  # at most MOST_ROW_COUNTS
+
+
+class Demand(NamedTuple):
+  """What one group asks of a block; one entry per group of the data set."""
+
+  pieces: tuple  # of Piece
+  slots: tuple  # per piece
+  comparisons: int
+  ranked: int  # K if the group is listed, else 0
+  completions: int
+
+
+def demand(group, pieces: tuple[Piece, ...]) -> Demand:
+  """Counts of a tokenised group that the planner needs: no tokens."""
+  slots = tuple(
+    sum(len(group.slots[b.completion]) for b in p.branches)
+    + (len(group.slots[p.holds]) if p.holds >= 0 else 0)
+    for p in pieces
+  )
+  return Demand(
+    pieces, slots, len(group.comparisons), len(group.ranks), len(group.tokens)
+  )
+
+
+def sampler(size: int, *, seed: int, shuffle: bool):
+  """Group index at position i of an endless stream, an epoch at a time."""
+  order = grain.MapDataset.range(size)
+  if shuffle:
+    order = order.seed(seed).shuffle()
+  return order.repeat()
+
+
+def _place(demands, group_ids, blocks, rows, row_len, align, layout):
+  """Places for these groups in `blocks` x `rows`, or None if they don't fit.
+
+  Longest group first, into the emptiest block that takes it; pieces go to the
+  fullest row with room. A padded row holds one completion.
+  """
+  free = np.full((blocks, rows), row_len)
+  found = {}
+  totals = [
+    sum(p.columns(align) for p in demands[i].pieces) for i in group_ids
+  ]
+  for position in sorted(range(len(group_ids)), key=lambda j: -totals[j]):
+    pieces = demands[group_ids[position]].pieces
+    for block in np.argsort(-free.sum(axis=1), kind="stable"):
+      taken = _fit(free[block], pieces, row_len, align, layout)
+      if taken is not None:
+        left, at_rows, at_columns = taken
+        free[block] = left
+        found[position] = Place(
+          int(group_ids[position]), int(block), at_rows, at_columns
+        )
+        break
+    else:
+      return None
+  return tuple(found[j] for j in range(len(group_ids)))
+
+
+def _fit(free, pieces, row_len, align, layout):
+  """Best fit of one group's pieces into one block's rows, or None."""
+  free = free.copy()
+  at = [None] * len(pieces)
+  sizes = [p.columns(align) for p in pieces]
+  for j in sorted(range(len(pieces)), key=lambda j: -sizes[j]):
+    need = row_len if layout == "padded" else sizes[j]
+    room = np.where(free >= need, free, row_len + 1)
+    row = int(np.argmin(room))
+    if room[row] > row_len:
+      return None
+    at[j] = (row, int(row_len - free[row]))
+    free[row] -= need
+  return free, tuple(r for r, _ in at), tuple(c for _, c in at)
+
+
+def _group_steps(demands, order, num_steps, size, blocks, row_len, align, layout):
+  """Every step exactly `size` groups, in the fewest rows that take them."""
+  steps = []
+  for step in range(num_steps):
+    ids = [order[step * size + j] for j in range(size)]
+    columns = sum(p.columns(align) for i in ids for p in demands[i].pieces)
+    rows = max(1, -(-columns // (blocks * row_len)))
+    if layout == "padded":
+      count = sum(len(demands[i].pieces) for i in ids)
+      rows = max(1, -(-count // blocks))
+    while True:
+      places = _place(demands, ids, blocks, rows, row_len, align, layout)
+      if places is not None:
+        break
+      rows += 1
+    steps.append(Step(places, rows))
+  return steps
+
+
+def _stream_steps(
+  demands, stream, num_steps, rows, blocks, row_len, align, layout
+):
+  """Steps of exactly `rows` x `blocks` rows, as many groups as fit in each.
+
+  A group that does not fit waits and comes first in the next step; after
+  PATIENCE misses a step is closed. Ends after `num_steps`, or with the stream.
+  """
+  steps, waiting = [], []
+  while num_steps is None or len(steps) < num_steps:
+    free = np.full((blocks, rows), row_len)
+    places, missed, queue = [], [], waiting
+    allowed = len(waiting) + PATIENCE
+    while len(missed) < allowed:
+      group = queue.pop(0) if queue else next(stream, None)
+      if group is None:
+        break
+      for block in np.argsort(-free.sum(axis=1), kind="stable"):
+        taken = _fit(
+          free[block], demands[group].pieces, row_len, align, layout
+        )
+        if taken is not None:
+          left, at_rows, at_columns = taken
+          free[block] = left
+          places.append(Place(int(group), int(block), at_rows, at_columns))
+          break
+      else:
+        missed.append(group)
+    if not places:
+      break
+    waiting = missed + queue
+    steps.append(Step(tuple(places), rows))
+  return steps
+
+
+def _rows_needed(need: Demand, row_len, align, layout) -> int:
+  """The fewest rows of one block that take this group alone."""
+  rows = 1
+  while _fit(np.full(rows, row_len), need.pieces, row_len, align, layout) is None:
+    rows += 1
+  return rows
+
+
+def _row_counts(needed: np.ndarray) -> tuple[int, ...]:
+  """At most three row counts that waste the fewest rows over the plan."""
+  values, counts = np.unique(needed, return_counts=True)
+  if len(values) <= MOST_ROW_COUNTS:
+    return tuple(int(v) for v in values)
+  best = None
+  for low in range(len(values) - 2):
+    for middle in range(low + 1, len(values) - 1):
+      cost = (
+        counts[: low + 1].sum() * values[low]
+        + counts[low + 1 : middle + 1].sum() * values[middle]
+        + counts[middle + 1 :].sum() * values[-1]
+      )
+      if best is None or cost < best[0]:
+        best = (cost, values[low], values[middle], values[-1])
+  return tuple(int(v) for v in best[1:])
+
+
+def make_plan(
+  demands: list[Demand],
+  *,
+  num_steps: int,
+  batch: str,
+  groups_per_batch: int,
+  rows_per_batch: int,
+  blocks: int,
+  row_len: int,
+  layout: str,
+  align: int,
+  seed: int,
+  shuffle: bool,
+) -> Plan:
+  """The whole run's packing plan.
+
+  Args:
+    demands: one per group of the data set.
+    batch: "groups" (exactly `groups_per_batch` groups a step, whatever the
+      layout) or "rows" (exactly `rows_per_batch` rows, as many groups as fit).
+    blocks: N; batches are cut over devices and micro-batches by block.
+
+  Raises:
+    UserError: no groups, or a batch that cannot be cut into the blocks.
+  """
+  if not demands:
+    raise UserError(
+      "the data set has no usable group: see rejects.jsonl in the workdir"
+    )
+  order = sampler(len(demands), seed=seed, shuffle=shuffle)
+  shape = dict(blocks=blocks, row_len=row_len, align=align, layout=layout)
+  if batch == "groups":
+    steps = _group_steps(
+      demands, order, num_steps, size=groups_per_batch, **shape
+    )
+    row_counts = _row_counts(np.array([s.rows for s in steps]))
+  else:
+    if rows_per_batch % blocks:
+      raise UserError(
+        f"config.data.rows_per_batch={rows_per_batch} does not split over "
+        f"config.data.blocks={blocks} (remainder {rows_per_batch % blocks})."
+      )
+    rows = rows_per_batch // blocks
+    for i, need in enumerate(demands):
+      tall = _rows_needed(need, row_len, align, layout)
+      if tall > rows:
+        raise UserError(
+          f"group {i} takes {tall} rows of {row_len}, a block has {rows}. "
+          "Raise config.data.rows_per_batch or config.data.row_len, or lower "
+          "config.data.blocks."
+        )
+    stream = (order[i] for i in itertools.count())
+    steps = _stream_steps(demands, stream, num_steps, rows=rows, **shape)
+    row_counts = (rows,)
+  steps = tuple(
+    s._replace(rows=min(r for r in row_counts if r >= s.rows)) for s in steps
+  )
+  return Plan(steps, _capacities(steps, demands, blocks, row_len, align), row_counts)
+
+
+def _capacities(steps, demands, blocks, row_len, align):
+  """The smallest geometry that every step fits."""
+  slots = comparisons = groups = group_size = completions = 1
+  for step in steps:
+    row_slots = np.zeros((blocks, step.rows), int)
+    totals = np.zeros((3, blocks), int)
+    for place in step.places:
+      need = demands[place.group]
+      np.add.at(row_slots[place.block], list(place.rows), list(need.slots))
+      totals[:, place.block] += (
+        need.comparisons,
+        bool(need.ranked),
+        need.completions,
+      )
+      group_size = max(group_size, need.ranked)
+    slots = max(slots, row_slots.max())
+    comparisons = max(comparisons, totals[0].max())
+    groups = max(groups, totals[1].max())
+    completions = max(completions, totals[2].max())
+  return Geometry(
+    row_len=row_len,
+    blocks=blocks,
+    slots=int(slots),
+    comparisons=int(comparisons),
+    groups=int(groups),
+    group_size=int(group_size),
+    completions=int(completions),
+    align=align,
+  )
+
+
+def make_eval_plan(
+  demands: list[Demand],
+  *,
+  blocks: int,
+  rows: int,
+  row_len: int,
+  layout: str,
+  align: int,
+) -> Plan:
+  """A plan that visits every group exactly once: evaluation and scoring.
+
+  One shape: `blocks` x `rows` rows, or as many as the largest group takes.
+  """
+  tallest = max(
+    (_rows_needed(d, row_len, align, layout) for d in demands), default=1
+  )
+  rows = max(rows, tallest)
+  steps = tuple(
+    _stream_steps(
+      demands,
+      iter(range(len(demands))),
+      None,
+      rows=rows,
+      blocks=blocks,
+      row_len=row_len,
+      align=align,
+      layout=layout,
+    )
+  )
+  return Plan(
+    steps, _capacities(steps, demands, blocks, row_len, align), (rows,)
+  )

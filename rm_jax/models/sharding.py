@@ -1,0 +1,63 @@
+"""The device mesh, and which mesh axis each logical axis is cut over."""
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from rm_jax.types import UserError
+
+MESH_AXES = ("data", "fsdp", "tensor")
+
+# logical axis -> mesh axis. Parameters are cut over fsdp and tensor; batches
+# over data and fsdp; nothing that a norm or the head reduces over is cut.
+RULES = (
+  ("batch", ("data", "fsdp")),
+  ("embed", "fsdp"),
+  ("vocab", "tensor"),
+  ("heads", "tensor"),
+  ("mlp", "tensor"),
+  ("layers", None),
+  ("length", None),
+  ("stream", None),
+  ("norm", None),
+  ("head", None),
+)
+
+
+def make_mesh(*, data: int, fsdp: int, tensor: int) -> Mesh:
+  """A mesh over all devices; `data` = -1 takes what the others leave.
+
+  Raises:
+    UserError: the sizes do not multiply to the number of devices.
+  """
+  devices = jax.devices()
+  fixed = fsdp * tensor
+  if fsdp < 1 or tensor < 1 or data < -1 or data == 0:
+    raise UserError(
+      f"config.mesh={{data: {data}, fsdp: {fsdp}, tensor: {tensor}}}: sizes "
+      "are positive; data may be -1, which means all devices that are left."
+    )
+  data = len(devices) // fixed if data == -1 else data
+  if data * fixed != len(devices):
+    raise UserError(
+      f"config.mesh={{data: {data}, fsdp: {fsdp}, tensor: {tensor}}} covers "
+      f"{data * fixed} devices, this process sees {len(devices)}. Set "
+      "config.mesh.data=-1 and let fsdp * tensor divide the device count."
+    )
+  return Mesh(
+    np.asarray(devices).reshape(data, fsdp, tensor),
+    MESH_AXES,
+    axis_types=(AxisType.Auto,) * 3,  # logical axes need Auto, not Explicit
+  )
+
+
+def shard_tree(boxed, mesh: Mesh):
+  """NamedShardings of a tree whose leaves may carry logical axis names."""
+  specs = nn.get_partition_spec(boxed)
+  return nn.logical_to_mesh_sharding(specs, mesh, RULES)
+
+
+def block_sharding(mesh: Mesh) -> NamedSharding:
+  """How a batch is cut: its blocks over data and fsdp."""
+  return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))

@@ -1,0 +1,171 @@
+"""Checkpoints: the state of what trains, and where the data stand.
+
+    workdir/
+      run.json            config, fingerprint, base model: written once
+      checkpoints/N/      state and position after train step N
+      best/N/             parameters only, best value of the named metric
+      best.json           that metric, its value and step
+"""
+
+import json
+import os
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from rm_jax.types import UserError
+
+
+def write_json(path: pathlib.Path, value) -> None:
+  """Writes a whole file or none: first beside it, then renamed."""
+  beside = path.with_name(path.name + ".tmp")
+  beside.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+  os.replace(beside, path)
+
+
+def _manager(folder: pathlib.Path, keep: int) -> ocp.CheckpointManager:
+  options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+  return ocp.CheckpointManager(folder.absolute(), options=options)
+
+
+def open_checkpoints(workdir: pathlib.Path, *, keep: int):
+  """The manager of resumable checkpoints; close it when done."""
+  return _manager(workdir / "checkpoints", keep)
+
+
+def nbytes(tree) -> int:
+  """Bytes of all leaves."""
+  return sum(np.asarray(x).nbytes for x in jax.tree.leaves(tree))
+
+
+def save(manager, step: int, state, position: dict) -> None:
+  """Saves and waits: what returns is on disk.
+
+  Raises:
+    UserError: the disk has no room. Earlier checkpoints stay whole, because
+      a new one counts only once it is complete and renamed.
+  """
+  folder = pathlib.Path(manager.directory)
+  need, free = nbytes(state), shutil.disk_usage(folder).free
+  if need > free:
+    raise UserError(_disk_full(folder, step, f"{need:,} bytes needed, {free:,} free"))
+  try:
+    manager.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(state._asdict()),
+        position=ocp.args.JsonSave(position),
+      ),
+      force=True,
+    )
+    manager.wait_until_finished()
+  except Exception as error:  # tensorstore has its own types; read the text
+    if any(
+      text in str(error)
+      for text in ("No space left", "ENOSPC", "File too large", "EFBIG")
+    ):
+      reason = str(error).splitlines()[0][:200]
+      raise UserError(_disk_full(folder, step, reason)) from error
+    raise
+
+
+def _disk_full(folder, step, reason):
+  return (
+    f"{folder}: no room for the checkpoint of step {step} ({reason}). Earlier "
+    "checkpoints are whole: free space or lower config.train.keep, then run "
+    "the same command again to go on from the last one."
+  )
+
+
+def restore(manager, state):
+  """(state, position) of the latest checkpoint, or None if there is none.
+
+  Args:
+    state: a TrainState of numpy arrays or shapes: what is expected.
+
+  Raises:
+    UserError: the checkpoint holds other shapes or types (another config).
+  """
+  step = manager.latest_step()
+  if step is None:
+    return None
+  folder = pathlib.Path(manager.directory) / str(step)
+  target = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state._asdict()
+  )
+  _same_shapes(manager, step, target, folder)
+  out = manager.restore(
+    step,
+    args=ocp.args.Composite(
+      state=ocp.args.StandardRestore(target),
+      position=ocp.args.JsonRestore(),
+    ),
+  )
+  return type(state)(**jax.device_get(out.state)), out.position
+
+
+def _same_shapes(manager, step, target, folder):
+  """Compares shapes and types first: orbax would cast types silently."""
+  found = manager.item_metadata(step).state
+
+  def listed(tree):
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {
+      _name(path): (tuple(leaf.shape), str(np.dtype(leaf.dtype)))
+      for path, leaf in leaves
+    }
+
+  stored, wanted = listed(found), listed(target)
+  if stored == wanted:
+    return
+  differ = sorted(
+    k for k in stored.keys() | wanted.keys() if stored.get(k) != wanted.get(k)
+  )
+  first = differ[0]
+  raise UserError(
+    f"{folder}: the checkpoint does not fit this config: {len(differ)} leaves "
+    f"differ, first {first}: stored {stored.get(first)}, expected "
+    f"{wanted.get(first)}. Use the config in run.json or another --workdir."
+  )
+
+
+def _name(path) -> str:
+  """One spelling for dict keys, tuple indices and field names."""
+  return "/".join(
+    str(getattr(p, "key", getattr(p, "idx", getattr(p, "name", p))))
+    for p in path
+  )
+
+
+def save_best(workdir: pathlib.Path, step: int, params: dict) -> None:
+  """Replaces the best parameters of the run; the old ones go last."""
+  manager = _manager(workdir / "best", 1)
+  if step in manager.all_steps():
+    manager.close()
+    return
+  manager.save(
+    step,
+    args=ocp.args.Composite(params=ocp.args.StandardSave(params)),
+    force=True,
+  )
+  manager.wait_until_finished()
+  manager.close()
+
+
+def load_params(workdir: pathlib.Path, which: str) -> tuple[dict, int]:
+  """(parameters that trained, step) of a run: `which` is best or last."""
+  folder = workdir / ("best" if which == "best" else "checkpoints")
+  steps = [int(p.name) for p in folder.glob("*") if p.name.isdecimal()]
+  if not steps:
+    raise UserError(
+      f"{folder}: no checkpoint. Train first: rm-jax train --config=... "
+      f"--workdir={workdir}"
+    )
+  step = max(steps)
+  item = folder / str(step) / ("params" if which == "best" else "state")
+  tree = ocp.StandardCheckpointer().restore(item.absolute())
+  tree = jax.device_get(tree)
+  return (tree if which == "best" else tree["params"]), step

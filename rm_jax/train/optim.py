@@ -1,0 +1,163 @@
+"""Config to optax: what trains, the schedule, the chain."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rm_jax.types import UserError
+
+SCHEDULES = ("constant", "linear", "cosine")
+OPTIMIZERS = ("adamw", "adafactor")
+
+
+def segments_for(trainable: str, layers: int) -> tuple[int, ...]:
+  """Lengths of the decoder's layer stacks, frozen ones first.
+
+  Raises:
+    UserError: `config.train.trainable` is not all, head or last:n.
+  """
+  if trainable in ("all", "head"):
+    return (layers,)
+  kind, _, count = trainable.partition(":")
+  if kind == "last" and count.isdecimal() and 0 < int(count) <= layers:
+    n = int(count)
+    return (layers,) if n == layers else (layers - n, n)
+  raise UserError(
+    f"config.train.trainable={trainable!r}: expected all, head, or last:n with "
+    f"1 <= n <= {layers} (the layers of this backbone)."
+  )
+
+
+def cut_layers(backbone: dict, segments: tuple[int, ...]) -> dict:
+  """A backbone whose one stack `layers_0` is cut into stacks of `segments`."""
+  rest = {k: v for k, v in backbone.items() if k != "layers_0"}
+  begin = 0
+  for index, count in enumerate(segments):
+    part = slice(begin, begin + count)
+    rest[f"layers_{index}"] = jax.tree.map(
+      lambda x, part=part: x[part], backbone["layers_0"]
+    )
+    begin += count
+  return rest
+
+
+def join_layers(backbone: dict) -> dict:
+  """The inverse of `cut_layers`: one stack again."""
+  stacks = sorted(k for k in backbone if k.startswith("layers_"))
+  rest = {k: v for k, v in backbone.items() if k not in stacks}
+  rest["layers_0"] = jax.tree.map(
+    lambda *parts: jnp.concatenate(parts), *(backbone[k] for k in stacks)
+  )
+  return rest
+
+
+def split_trainable(params: dict, trainable: str) -> tuple[dict, dict]:
+  """(what trains, what stays) of {"backbone", "head"}; `merge` joins them.
+
+  all: everything. head: the head. last:n: the last n layers (their own
+  stack), the final norm and the head.
+  """
+  if trainable == "all":
+    return params, {}
+  if trainable == "head":
+    return {"head": params["head"]}, {"backbone": params["backbone"]}
+  backbone = params["backbone"]
+  last = max(k for k in backbone if k.startswith("layers_"))
+  moving = {k: v for k, v in backbone.items() if k in (last, "final_norm")}
+  still = {k: v for k, v in backbone.items() if k not in moving}
+  return {"backbone": moving, "head": params["head"]}, {"backbone": still}
+
+
+def merge(trained: dict, frozen: dict) -> dict:
+  """One parameter tree of two disjoint ones."""
+  out = dict(frozen)
+  for key, value in trained.items():
+    both = isinstance(value, dict) and key in out
+    out[key] = merge(value, out[key]) if both else value
+  return out
+
+
+def decayed(params: dict) -> dict:
+  """True where weight decay applies: not on the head, norms or biases."""
+
+  def rule(path, _):
+    names = [str(getattr(p, "key", p)) for p in path]
+    return names[0] != "head" and names[-1] not in ("scale", "bias")
+
+  return jax.tree_util.tree_map_with_path(rule, params)
+
+
+def make_schedule(c, num_train_steps: int) -> optax.Schedule:
+  """Learning rate by number of updates made so far.
+
+  Linear warm-up from 0 over `warmup_steps`, then constant, linear or cosine
+  to `final_lr_ratio` of the peak at the last train step.
+
+  Args:
+    c: config.optim.
+  """
+  if c.schedule not in SCHEDULES:
+    raise UserError(
+      f"config.optim.schedule={c.schedule!r} is not known. Known: "
+      f"{sorted(SCHEDULES)}."
+    )
+  if c.warmup_steps >= num_train_steps:
+    raise UserError(
+      f"config.optim.warmup_steps={c.warmup_steps} leaves no step of "
+      f"config.num_train_steps={num_train_steps} at the full learning rate."
+    )
+  # One less: the last update (number num_train_steps - 1) gets the last rate.
+  rest = max(num_train_steps - c.warmup_steps - 1, 1)
+  after = {
+    "constant": optax.constant_schedule(c.lr),
+    "linear": optax.linear_schedule(c.lr, c.lr * c.final_lr_ratio, rest),
+    "cosine": optax.cosine_decay_schedule(c.lr, rest, c.final_lr_ratio),
+  }[c.schedule]
+  if not c.warmup_steps:
+    return after
+  # From lr / (warmup + 1), not from 0: an update of size 0 is a wasted step.
+  warm = optax.linear_schedule(
+    c.lr / (c.warmup_steps + 1), c.lr, c.warmup_steps
+  )
+  return optax.join_schedules([warm, after], [c.warmup_steps])
+
+
+def make_optimizer(c, schedule: optax.Schedule) -> optax.GradientTransformation:
+  """Clip, adamw or adafactor, then the head's own multiple of the rate.
+
+  Args:
+    c: config.optim: name, b1, b2, eps, weight_decay, clip_norm (0: none),
+      head_lr_multiplier.
+  """
+  if c.name not in OPTIMIZERS:
+    raise UserError(
+      f"config.optim.name={c.name!r} is not known. Known: {sorted(OPTIMIZERS)}."
+    )
+  if c.name == "adamw":
+    core = optax.adamw(
+      schedule,
+      b1=c.b1,
+      b2=c.b2,
+      eps=c.eps,
+      weight_decay=c.weight_decay,
+      mask=decayed,
+    )
+  else:
+    core = optax.adafactor(
+      schedule,
+      multiply_by_parameter_scale=False,
+      clipping_threshold=None,
+      weight_decay_rate=c.weight_decay or None,
+      weight_decay_mask=decayed,
+    )
+
+  def head_only(params):
+    return {
+      key: jax.tree.map(lambda _, key=key: key == "head", value)
+      for key, value in params.items()
+    }
+
+  chain = [core, optax.masked(optax.scale(c.head_lr_multiplier), head_only)]
+  if c.clip_norm:
+    chain.insert(0, optax.clip_by_global_norm(c.clip_norm))
+  return optax.chain(*chain)

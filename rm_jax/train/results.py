@@ -1,0 +1,70 @@
+"""results.json: what a run found, with what made it."""
+
+import pathlib
+import platform
+import subprocess
+import sys
+
+import flax
+import jax
+import numpy as np
+
+RESULTS_SCHEMA = 1
+
+
+def write_scores(path: pathlib.Path, data, scored) -> None:
+  """Scores of the evaluation set as flat arrays, for plots and other tools."""
+  counts = [len(s) for s in scored.completions]
+  pairs = [(n, i, j) for n, g in enumerate(data.groups) for i, j in g.comparisons]
+  np.savez(
+    path,
+    scores=np.concatenate(scored.completions),
+    group=np.repeat(np.arange(len(counts)), counts),
+    record=np.repeat([g.record for g in data.groups], counts),
+    length=np.concatenate([[len(t) for t in g.tokens] for g in data.groups]),
+    comparisons=np.asarray(pairs, np.int32).reshape(-1, 3),
+  )
+
+
+def results(config, metrics, sets, command, seconds, step) -> dict:
+  """The content of results.json of one run."""
+  return {
+    "schema": RESULTS_SCHEMA,
+    "commit": commit(),
+    "device": device(),
+    "versions": {
+      "python": platform.python_version(),
+      "jax": jax.__version__,
+      "flax": flax.__version__,
+      "numpy": np.__version__,
+    },
+    "seconds": round(seconds, 1),
+    "command": command,
+    "metrics": {k: v | {"seeds": [config.seed]} for k, v in metrics.items()},
+    "per_seed": {
+      str(config.seed): {k: v["value"] for k, v in metrics.items()}
+    },
+    "counts": sets.counts,
+    "num_train_steps": step,
+    "ties": "half",
+  }
+
+
+def commit() -> str:
+  """Commit of the source tree, "+" if it was changed, "" outside of one."""
+  here = pathlib.Path(__file__).parent
+
+  def git(*args):
+    out = subprocess.run(
+      ["git", "-C", str(here), *args], capture_output=True, text=True
+    )
+    return out.stdout.strip() if out.returncode == 0 else ""
+
+  head = git("rev-parse", "--short=12", "HEAD")
+  return head + ("+" if head and git("status", "--porcelain") else "")
+
+
+def device() -> str:
+  """What the run ran on, in words."""
+  kind = jax.devices()[0].device_kind
+  return f"{jax.device_count()} x {kind} ({platform.machine()}, {sys.platform})"

@@ -1,0 +1,238 @@
+"""The train step: the only place that changes parameters."""
+
+import functools
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from rm_jax.models.sharding import RULES, block_sharding, shard_tree
+from rm_jax.objectives import LossSpec, loss_sums, mean_loss, weight_sums
+from rm_jax.reward_model import (
+  ModelSpec,
+  abstract_params,
+  forward,
+)
+from rm_jax.train.evaluate import eval_body
+from rm_jax.train.optim import merge, split_trainable
+from rm_jax.types import Batch, UserError
+
+PARALLEL = ("pjit", "pmap")
+
+
+class TrainState(NamedTuple):
+  """What a checkpoint holds: only parameters that train are in it."""
+
+  step: Any  # int32: batches seen
+  skipped: Any  # int32: of them, updates left out as not finite
+  params: Any  # what trains
+  opt_state: Any
+
+
+class Steps(NamedTuple):
+  """The compiled functions of a run and how to place what they take."""
+
+  train: Any  # (state, frozen, batch) -> (state, metrics)
+  evaluate: Any  # (params, frozen, batch) -> (completion scores, slot scores, sums)
+  put_state: Any  # TrainState on the host -> on the devices
+  put_frozen: Any
+  put_batch: Any
+  host_state: Any  # TrainState on the devices -> one copy in numpy
+
+
+def _micro_batches(batch: Batch, count: int) -> Batch:
+  """[N, ...] to [count, N / count, ...], neighbours on the same device."""
+
+  def cut(x):
+    return x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)
+
+  return jax.tree.map(cut, batch)
+
+
+def _train_body(spec, loss, optimizer, schedule, accumulate, axis):
+  """One update from one batch; `axis` names the pmap axis, if any."""
+
+  def total(tree):
+    return jax.lax.psum(tree, axis) if axis else tree
+
+  def body(state: TrainState, frozen: dict, batch: Batch):
+    # Weights first: they are data, and the gradient below divides by them.
+    weights = total(weight_sums(loss, batch))
+
+    def micro(carry, part):
+      def objective(params):
+        outputs = forward(
+          spec, merge(params, frozen), part, language=loss.language > 0
+        )
+        sums = loss_sums(loss, outputs, part, dtype=spec.dtype)
+        return mean_loss(loss, sums, weights), sums
+
+      grads, sums = jax.grad(objective, has_aux=True)(state.params)
+      return jax.tree.map(jnp.add, carry, (grads, sums)), None
+
+    zeros = jax.tree.map(
+      lambda x: jnp.zeros(x.shape, jnp.float32), state.params
+    )
+    none = {t: (jnp.float32(0), jnp.float32(0)) for t in loss.coefficients}
+    if accumulate == 1:
+      (grads, sums), _ = micro((zeros, none), batch)
+    else:
+      (grads, sums), _ = jax.lax.scan(
+        micro, (zeros, none), _micro_batches(batch, accumulate)
+      )
+    # One psum, after the gradient. One inside would multiply it by the
+    # number of devices, silently.
+    grads, sums = total((grads, sums))
+
+    value = mean_loss(loss, sums, weights)
+    norm = optax.global_norm(grads)
+    finite = jnp.isfinite(value) & jnp.isfinite(norm)
+    rate = schedule(state.step - state.skipped)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    updated = optax.apply_updates(state.params, updates)
+
+    def keep(new, old):
+      return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+
+    state = TrainState(
+      step=state.step + 1,
+      skipped=state.skipped + (~finite).astype(jnp.int32),
+      params=keep(updated, state.params),
+      opt_state=keep(opt_state, state.opt_state),
+    )
+    metrics = {
+      "loss": value,
+      "grad_norm": norm,
+      "lr": jnp.asarray(rate, jnp.float32),
+      "skipped": state.skipped,
+      "terms": sums,
+    }
+    return state, metrics
+
+  return body
+
+
+def make_steps(
+  spec: ModelSpec,
+  loss: LossSpec,
+  optimizer,
+  schedule,
+  *,
+  trainable: str,
+  accumulate: int,
+  parallel: str,
+  mesh,
+) -> Steps:
+  """The step functions of a run under pjit or pmap; same numbers from both.
+
+  Args:
+    mesh: of `sharding.make_mesh`; pmap uses all its devices as one data axis.
+    accumulate: micro-batches per train step; divides the blocks of a batch.
+  """
+  if parallel not in PARALLEL:
+    raise UserError(
+      f"config.parallel={parallel!r} is not known. Known: {sorted(PARALLEL)}."
+    )
+  if parallel == "pmap":
+    return _pmap_steps(spec, loss, optimizer, schedule, accumulate, mesh)
+
+  boxed_params, boxed_frozen = split_trainable(
+    abstract_params(spec), trainable
+  )
+  param_shards = shard_tree(boxed_params, mesh)
+  frozen_shards = shard_tree(boxed_frozen, mesh)
+  alone = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  boxed_opt = jax.eval_shape(optimizer.init, boxed_params)
+  opt_shards = jax.tree.map(
+    # adafactor's factored moments have fewer axes than their parameter.
+    lambda shard, leaf: shard if len(shard.spec) <= leaf.ndim else alone,
+    shard_tree(boxed_opt, mesh),
+    nn.unbox(boxed_opt),
+  )
+  state_shards = TrainState(alone, alone, param_shards, opt_shards)
+  blocks = block_sharding(mesh)
+
+  def scoped(function):
+    # The mesh and the rules are in force while the step is traced.
+    @functools.wraps(function)
+    def call(*args):
+      with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
+        return function(*args)
+
+    return call
+
+  train = jax.jit(
+    _train_body(spec, loss, optimizer, schedule, accumulate, None),
+    donate_argnums=0,
+    in_shardings=(state_shards, frozen_shards, blocks),
+    out_shardings=(state_shards, alone),
+  )
+  evaluate = jax.jit(
+    eval_body(spec, loss, None),
+    in_shardings=(param_shards, frozen_shards, blocks),
+    out_shardings=(blocks, blocks, alone),
+  )
+  return Steps(
+    train=scoped(train),
+    evaluate=scoped(evaluate),
+    put_state=lambda s: jax.device_put(s, state_shards),
+    put_frozen=lambda f: jax.device_put(f, frozen_shards),
+    put_batch=lambda b: jax.device_put(b, blocks),
+    host_state=jax.device_get,
+  )
+
+
+def _pmap_steps(spec, loss, optimizer, schedule, accumulate, mesh):
+  """Pure data parallelism: parameters copied, blocks cut by device."""
+  for axis in ("fsdp", "tensor"):
+    if mesh.shape[axis] != 1:
+      raise UserError(
+        f"config.parallel='pmap' copies parameters to every device, but "
+        f"config.mesh.{axis}={mesh.shape[axis]} would cut them. Set it to 1 or "
+        "use config.parallel='pjit'."
+      )
+  devices = list(mesh.devices.ravel())
+  count = len(devices)
+  train = jax.pmap(
+    _train_body(spec, loss, optimizer, schedule, accumulate, "devices"),
+    axis_name="devices",
+    devices=devices,
+    donate_argnums=0,
+  )
+  evaluate = jax.pmap(
+    eval_body(spec, loss, "devices"), axis_name="devices", devices=devices
+  )
+  over = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+
+  def copies(tree):
+    return jax.tree.map(
+      lambda x: jax.device_put(
+        jnp.broadcast_to(jnp.asarray(x)[None], (count, *jnp.shape(x))), over
+      ),
+      tree,
+    )
+
+  def cut(batch):
+    return jax.tree.map(
+      lambda x: jax.device_put(x.reshape(count, -1, *x.shape[1:]), over), batch
+    )
+
+  def train_step(state, frozen, batch):
+    state, metrics = train(state, frozen, batch)
+    return state, jax.tree.map(lambda x: x[0], metrics)
+
+  def eval_step(params, frozen, batch):
+    completions, slots, sums = evaluate(params, frozen, batch)
+    whole = [x.reshape(-1, *x.shape[2:]) for x in (completions, slots)]
+    return (*whole, jax.tree.map(lambda x: x[0], sums))
+
+  return Steps(
+    train=train_step,
+    evaluate=eval_step,
+    put_state=copies,
+    put_frozen=copies,
+    put_batch=cut,
+    host_state=lambda s: jax.device_get(jax.tree.map(lambda x: x[0], s)),
+  )

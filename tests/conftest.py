@@ -1,0 +1,31 @@
+"""The environment of every test: 8 CPU devices, offline, strict ranks.
+
+Set here, before anything imports jax; a jax that was imported earlier would
+have one device and every sharding test would pass for nothing.
+"""
+
+import os
+import pathlib
+import sys
+
+import pytest
+
+assert "jax" not in sys.modules, "jax was imported before tests/conftest.py"
+
+EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EIGHT_DEVICES}"
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+os.environ["HF_HUB_OFFLINE"] = "1"  # a wrong name fails at once, not in 20 s
+os.environ["MPLBACKEND"] = "Agg"
+os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = (
+  "1"  # two workers may compile at once
+)
+
+
+@pytest.fixture(scope="session")
+def rm_data() -> pathlib.Path:
+  """The folder of real data samples; skips where there is none."""
+  if not os.environ.get("RM_DATA"):
+    pytest.skip("RM_DATA is not set: real data tests")
+  return pathlib.Path(os.environ["RM_DATA"])

@@ -1,0 +1,65 @@
+import pytest
+
+from rm_jax.data.split import overlap, prompt_key, split_by_prompt
+from rm_jax.types import Record, UserError
+
+
+def record(prompt, completions=("a", "b")):
+  return Record("pair", prompt, completions)
+
+
+def test_no_prompt_is_on_both_sides():
+  # Catches a split of pairs: with 4 pairs per prompt it puts nearly every
+  # prompt on both sides.
+  records = [
+    record(f"prompt {i}", (f"a{j}", "b")) for i in range(200) for j in range(4)
+  ]
+  train, held_out = split_by_prompt(records, share=0.25, seed=0)
+  assert len(train) + len(held_out) == 800
+  assert overlap(train, held_out) == 0
+  # 200 prompts at 1/4: 50, standard deviation sqrt(200 * 3/16) = 6.1
+  assert 30 <= len(held_out) / 4 <= 70
+
+
+def test_side_depends_on_prompt_and_seed_alone():
+  # Catches a split by position, by shuffled order, or by Python's own hash.
+  records = [record(f"prompt {i}") for i in range(100)]
+  _, held_out = split_by_prompt(records, share=0.5, seed=3)
+  _, of_half = split_by_prompt(records[::-2], share=0.5, seed=3)
+  kept = {r.prompt for r in records[::-2]}
+  assert {r.prompt for r in of_half} == {
+    r.prompt for r in held_out if r.prompt in kept
+  }
+  _, other = split_by_prompt(records, share=0.5, seed=4)
+  assert {r.prompt for r in other} != {r.prompt for r in held_out}
+
+
+@pytest.mark.parametrize("share, sizes", [(0, (9, 0)), (1, (0, 9))])
+def test_share_of_nothing_and_all(share, sizes):
+  records = [record(str(i)) for i in range(9)]
+  assert tuple(map(len, split_by_prompt(records, share=share, seed=0))) == sizes
+
+
+def test_share_outside_is_the_users_mistake():
+  with pytest.raises(UserError, match=r"must be in \[0, 1\], got 5"):
+    split_by_prompt([], share=5, seed=0)
+
+
+def test_same_question_in_other_clothes_is_the_same_prompt():
+  # Catches leaks by white space, case, or string against one user turn.
+  same = [
+    "What is  it?",
+    "what is it?\n",
+    ({"role": "user", "content": "What is it?"},),
+  ]
+  assert len({prompt_key(record(prompt)) for prompt in same}) == 1
+  other = ({"role": "system", "content": "What is it?"},)
+  two = ({"role": "user", "content": "What is"}, *same[2])
+  assert len({prompt_key(record(p)) for p in (same[0], other, two)}) == 3
+
+
+def test_overlap_counts_prompts_not_records():
+  a = [record("x"), record("x"), record("y")]
+  b = [record("X"), record("z"), record("x")]
+  assert overlap(a, b) == overlap(b, a) == 1
+  assert overlap(a, [record("z")]) == 0
