@@ -1,5 +1,7 @@
 """What config files may import of ours: the base config, and its checks."""
 
+import pathlib
+
 from ml_collections import ConfigDict
 
 from rm_jax.types import UserError
@@ -8,6 +10,7 @@ from rm_jax.types import UserError
 def base() -> ConfigDict:
   """Every key a run has, with its default; a config file changes some."""
   c = ConfigDict()
+  c.note = ""  # printed at the start of the run
   c.seed = 0
   c.num_train_steps = 100
   # Where the backbone comes from: "smollm2" (the embedded model), a GGUF file,
@@ -83,6 +86,15 @@ def base() -> ConfigDict:
   c.parallel = "pjit"  # pmap
   c.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))  # -1: what is left
   return c
+
+
+def has_bfloat16() -> bool:
+  """Whether this CPU multiplies bfloat16 in hardware (x86: AMX, AVX-512)."""
+  try:
+    text = pathlib.Path("/proc/cpuinfo").read_text()
+  except OSError:
+    return False
+  return any(flag in text.split() for flag in ("amx_bf16", "avx512_bf16"))
 
 
 # key -> known values

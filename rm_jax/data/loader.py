@@ -28,6 +28,15 @@ class Reading(NamedTuple):
   pooling: str
 
 
+def policy(reading: Reading) -> dict:
+  """The part of a reading that changes scores: stored as fingerprint."""
+  return {
+    "template": reading.template,
+    "read_at": reading.read_at,
+    "pooling": reading.pooling,
+  }
+
+
 class Supervision(NamedTuple):
   """What a loss needs from the data; None in place of it: scores only."""
 

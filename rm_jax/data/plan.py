@@ -106,7 +106,9 @@ def _fit(free, pieces, row_len, align, layout):
   return free, tuple(r for r, _ in at), tuple(c for _, c in at)
 
 
-def _group_steps(demands, order, num_steps, size, blocks, row_len, align, layout):
+def _group_steps(
+  demands, order, num_steps, size, blocks, row_len, align, layout
+):
   """Every step exactly `size` groups, in the fewest rows that take them."""
   steps = []
   for step in range(num_steps):
@@ -162,8 +164,9 @@ def _stream_steps(
 
 def _rows_needed(need: Demand, row_len, align, layout) -> int:
   """The fewest rows of one block that take this group alone."""
+  shape = (need.pieces, row_len, align, layout)
   rows = 1
-  while _fit(np.full(rows, row_len), need.pieces, row_len, align, layout) is None:
+  while _fit(np.full(rows, row_len), *shape) is None:
     rows += 1
   return rows
 
@@ -243,7 +246,8 @@ def make_plan(
   steps = tuple(
     s._replace(rows=min(r for r in row_counts if r >= s.rows)) for s in steps
   )
-  return Plan(steps, _capacities(steps, demands, blocks, row_len, align), row_counts)
+  geometry = _capacities(steps, demands, blocks, row_len, align)
+  return Plan(steps, geometry, row_counts)
 
 
 def _capacities(steps, demands, blocks, row_len, align):
@@ -306,6 +310,10 @@ def make_eval_plan(
       layout=layout,
     )
   )
-  return Plan(
-    steps, _capacities(steps, demands, blocks, row_len, align), (rows,)
-  )
+  geometry = _capacities(steps, demands, blocks, row_len, align)
+  # Powers of two: a server that scores request by request compiles few shapes.
+  names = ("slots", "comparisons", "groups", "group_size", "completions")
+  rounded = {
+    name: 1 << (getattr(geometry, name) - 1).bit_length() for name in names
+  }
+  return Plan(steps, geometry._replace(**rounded), (rows,))

@@ -202,7 +202,7 @@ def _sha256(value) -> str:
 def _flat(tree: dict, prefix: str = "") -> dict:
   """{"policy.read_at": ...} of {"policy": {"read_at": ...}}."""
   flat = {}
-  for key, value in json.loads(json.dumps(tree)).items():
+  for key, value in tree.items():
     if isinstance(value, dict):
       flat.update(_flat(value, f"{prefix}{key}."))
     else:

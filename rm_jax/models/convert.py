@@ -186,7 +186,8 @@ def from_hf(
       for layer in range(config.layers):
         value[layer] = read(path, layer)
     else:
-      value = np.ascontiguousarray(read(path, None))
+      # A copy: a float32 tensor of a GGUF file is a view of the mapped file.
+      value = np.array(read(path, None), order="C")
     _put(params, path, value)
   if "lm_head.weight" in skipped:
     _check_tied(tensors["lm_head.weight"](), params, where=where)

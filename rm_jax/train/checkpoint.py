@@ -51,7 +51,8 @@ def save(manager, step: int, state, position: dict) -> None:
   folder = pathlib.Path(manager.directory)
   need, free = nbytes(state), shutil.disk_usage(folder).free
   if need > free:
-    raise UserError(_disk_full(folder, step, f"{need:,} bytes needed, {free:,} free"))
+    sizes = f"{need:,} bytes needed, {free:,} free"
+    raise UserError(_disk_full(folder, step, sizes))
   try:
     manager.save(
       step,
@@ -155,17 +156,27 @@ def save_best(workdir: pathlib.Path, step: int, params: dict) -> None:
   manager.close()
 
 
-def load_params(workdir: pathlib.Path, which: str) -> tuple[dict, int]:
-  """(parameters that trained, step) of a run: `which` is best or last."""
+def load_params(
+  workdir: pathlib.Path, which: str, step: int | None
+) -> tuple[dict, int]:
+  """(parameters that trained, step) of a run.
+
+  Args:
+    which: best or last.
+    step: of the checkpoint; None takes the newest.
+  """
   folder = workdir / ("best" if which == "best" else "checkpoints")
   steps = [int(p.name) for p in folder.glob("*") if p.name.isdecimal()]
-  if not steps:
+  if not steps or step not in (None, *steps):
     raise UserError(
-      f"{folder}: no checkpoint. Train first: rm-jax train --config=... "
+      f"{folder}: no checkpoint{'' if step is None else f' {step}'}, found "
+      f"{sorted(steps)}. Train first: rm-jax train --config=... "
       f"--workdir={workdir}"
     )
-  step = max(steps)
-  item = folder / str(step) / ("params" if which == "best" else "state")
-  tree = ocp.StandardCheckpointer().restore(item.absolute())
-  tree = jax.device_get(tree)
+  step = max(steps) if step is None else step
+  name = "params" if which == "best" else "state"
+  with ocp.StandardCheckpointer() as reader:
+    tree = jax.device_get(
+      reader.restore((folder / str(step) / name).absolute())
+    )
   return (tree if which == "best" else tree["params"]), step

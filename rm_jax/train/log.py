@@ -5,7 +5,6 @@ import os
 import pathlib
 import time
 
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 
@@ -18,6 +17,9 @@ class Log:
 
   def __init__(self, workdir: pathlib.Path, *, step: int, total: int):
     self.path = workdir / "metrics.jsonl"
+    # Imported here: it sets an environment variable.
+    from tensorboardX import SummaryWriter
+
     _cut(self.path, step)
     self.file = self.path.open("a")
     self.board = SummaryWriter(

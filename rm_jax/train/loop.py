@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from rm_jax.config import validate
-from rm_jax.data.loader import open_loader
+from rm_jax.data.loader import open_loader, policy
 from rm_jax.data.plan import make_eval_plan, make_plan
 from rm_jax.data.split import prompt_key
 from rm_jax.data.tokenizers import (
@@ -211,12 +211,11 @@ def _check_blocks(config, mesh):
 
 def write_run(workdir, config, spec, tokenizer, reading) -> None:
   """Writes run.json: all that is needed to score with this run later."""
-  policy = {
-    key: getattr(reading, key) for key in ("template", "read_at", "pooling")
-  }
   run = {
     "config": config.to_dict(),
-    "fingerprint": fingerprint(tokenizer, tokenizer.chat_template, policy),
+    "fingerprint": fingerprint(
+      tokenizer, tokenizer.chat_template, policy(reading)
+    ),
     "model": {
       "decoder": spec.decoder.__dict__,
       "head": spec.head,
@@ -234,8 +233,9 @@ def _summary(config, spec, sets, plan, mesh, first) -> str:
     for r in plan.row_counts
   ]
   resumed = f", going on after step {first}" if first else ""
+  note = f"note: {config.note}\n" if config.note else ""
   return (
-    f"{c['train_groups']:,} train groups ({c['train_rejected']} rejected, "
+    f"{note}{c['train_groups']:,} train groups ({c['train_rejected']} rejected, "
     f"{c['train_overlong']} overlong), {c['test_groups']:,} test groups\n"
     f"{config.data.layout} layout: {c['train_tokens_shared']:,} tokens an epoch "
     f"(one row per completion would take {c['train_tokens_unshared']:,}; "

@@ -232,8 +232,8 @@ def test_nothing_real_is_exactly_zero(name):
 
 @pytest.mark.parametrize("loss", LISTWISE.values(), ids=LISTWISE)
 def test_no_nan_on_the_way(loss):
-  # Catches a NaN that a later mask hides: jax_debug_nans, by which one looks for
-  # a real one, would stop at every last item of a ranking.
+  # Catches a NaN that a later mask hides: jax_debug_nans, by which one looks
+  # for a real one, would stop at every last item of a ranking.
   with jax.debug_nans(True):
     jax.value_and_grad(loss)(jnp.arange(3.0), jnp.arange(3), True)
     jax.value_and_grad(loss)(jnp.arange(3.0), jnp.arange(3), False)

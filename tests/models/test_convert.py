@@ -344,7 +344,10 @@ class TestGguf:
     folder = load_pretrained(write(tmp_path / "hf", config, weights))
     assert file.config == folder.config and file.score is None
     for path, array in leaves(folder.params).items():
-      assert np.array_equal(array, leaves(file.params)[path]), path
+      got = leaves(file.params)[path]
+      assert np.array_equal(array, got), path
+      # Would catch a view of the mapped file, read-only and gone with it.
+      assert type(got) is np.ndarray and got.flags.writeable, path
 
   def test_unpermute_by_hand(self):
     # Two heads of four rows: pairs (0, 2), (1, 3) become halves 0, 1 | 2, 3.
