@@ -124,6 +124,17 @@ POSITIVE = (
 )
 
 
+NOT_NEGATIVE = (
+  "evals.max_groups",
+  "optim.lr",
+  "optim.warmup_steps",
+  "optim.final_lr_ratio",
+  "optim.head_lr_multiplier",
+  "optim.weight_decay",
+  "optim.clip_norm",
+)
+
+
 def get(c: ConfigDict, key: str):
   """The value at a dotted key."""
   for part in key.split("."):
@@ -146,6 +157,9 @@ def validate(c: ConfigDict) -> None:
   for key in POSITIVE:
     if get(c, key) < 1:
       raise UserError(f"config.{key}={get(c, key)} must be 1 or more.")
+  for key in NOT_NEGATIVE:
+    if not get(c, key) >= 0:
+      raise UserError(f"config.{key}={get(c, key)} must be 0 or more.")
   if not c.data.source:
     raise UserError(
       "config.data.source is empty: give a file or folder of records, such as "
@@ -156,6 +170,19 @@ def validate(c: ConfigDict) -> None:
       f"config.data.blocks={c.data.blocks} does not split into "
       f"config.train.accumulate={c.train.accumulate} micro-batches (remainder "
       f"{c.data.blocks % c.train.accumulate})."
+    )
+  if c.data.batch == "rows" and c.data.rows_per_batch % c.data.blocks:
+    rest = c.data.rows_per_batch % c.data.blocks
+    raise UserError(
+      f"config.data.rows_per_batch={c.data.rows_per_batch} does not split over "
+      f"config.data.blocks={c.data.blocks} (remainder {rest}). Nearest above: "
+      f"{c.data.rows_per_batch - rest + c.data.blocks}."
+    )
+  if c.data.row_len % c.data.align:
+    raise UserError(
+      f"config.data.row_len={c.data.row_len} is not a multiple of "
+      f"config.data.align={c.data.align} (remainder "
+      f"{c.data.row_len % c.data.align})."
     )
   if c.loss.margin != "none" and c.loss.name != "bradley_terry_margin":
     raise UserError(

@@ -4,16 +4,24 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rm_jax.types import UserError
+
 # name -> standard deviation of the kernel for width D.
 HEAD_INITS = {
   "zeros": lambda width: 0.0,  # the first pairwise loss is log 2
-  "stiennon": lambda width: (width + 1) ** -0.5,  # arXiv:2009.01325, var 1/(D+1)
+  # Stiennon et al. 2020, arXiv:2009.01325: variance 1 / (D + 1)
+  "stiennon": lambda width: (width + 1) ** -0.5,
   "small": lambda width: 1 / (width + 1),
   "unit": lambda width: 1.0,  # tests: a head that lets every gradient through
 }
 
 
 def _kernel(module, init, shape):
+  if init not in HEAD_INITS:
+    raise UserError(
+      f"config.model.head_init={init!r} is not known. Known: "
+      f"{sorted(HEAD_INITS)}."
+    )
   std = HEAD_INITS[init](shape[0])
   axes = ("head",) + (None,) * (len(shape) - 1)
   initializer = nn.with_logical_partitioning(nn.initializers.normal(std), axes)

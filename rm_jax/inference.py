@@ -4,14 +4,16 @@ import dataclasses
 import functools
 import json
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
 
-from rm_jax.data.loader import Reading, policy, tokenize_records
+from rm_jax.data.loader import Dataset, Reading, policy, tokenize_records
 from rm_jax.data.plan import make_eval_plan
-from rm_jax.data.sources import join_steps
+from rm_jax.data.sources import BadRow, join_steps, need_messages
 from rm_jax.data.tokenizers import (
   check_fingerprint,
   check_vocab_size,
@@ -20,16 +22,37 @@ from rm_jax.data.tokenizers import (
 )
 from rm_jax.models.convert import load_pretrained
 from rm_jax.models.transformer import DecoderConfig
+from rm_jax.objectives import LossSpec
 from rm_jax.places import locate
 from rm_jax.reward_model import ModelSpec
 from rm_jax.train.checkpoint import load_params
-from rm_jax.train.evaluate import eval_body, score_dataset
-from rm_jax.train.optim import cut_layers, merge, segments_for, split_trainable
+from rm_jax.train.evaluate import Scored, eval_body, score_dataset
+from rm_jax.train.init import init_from
+from rm_jax.train.optim import merge, segments_for, split_trainable
 from rm_jax.types import Record, UserError
 
 ROWS = 4  # of a batch when many groups are scored
 SHORTEST_ROW = 64
 IMPORTED_ROW = 2048  # row length for models that come without a run.json
+DTYPES = ("float32", "bfloat16")
+
+# folder of a workdir -> the kind of checkpoint in it
+CHECKPOINTS = {"best": "best", "checkpoints": "last"}
+
+
+class Scores(NamedTuple):
+  """What one record got, float32."""
+
+  completions: np.ndarray  # [K]
+  slots: list  # K arrays: the score at every place read, the steps for one
+
+
+class Run(NamedTuple):
+  """The training run a model comes from."""
+
+  workdir: pathlib.Path
+  step: int  # of the checkpoint
+  config: ConfigDict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +66,7 @@ class RewardModel:
   params: Any
   tokenizer: Any
   reading: Reading
+  run: Run | None = None  # None: published, not trained here
   normaliser: tuple | None = None  # (mean, std) of scores, for `reward`
 
   @classmethod
@@ -50,9 +74,10 @@ class RewardModel:
     """A model from a run's workdir, one of its checkpoints, or an HF folder.
 
     Args:
-      x: a workdir (its best checkpoint, else its last), workdir/best/N or
-        workdir/checkpoints/N, or a folder of `*ForSequenceClassification` with
-        one label. A base model (GGUF, causal LM) has no reward head.
+      x: a workdir (its best checkpoint, else its last), its folder `best` or
+        `checkpoints`, one checkpoint `best/N` or `checkpoints/N`, or a folder
+        of `*ForSequenceClassification` with one label. A base model (GGUF,
+        causal LM) has no reward head.
       dtype: of the matrix products. float32 makes scores equal to 1e-5
         whatever the batch; bfloat16 is faster and equal to about 1e-2.
 
@@ -60,15 +85,12 @@ class RewardModel:
       UserError: nothing there, no reward head, another tokenizer or template
         than the one stored with the checkpoint.
     """
-    path = pathlib.Path(x)
-    for folder, which in (
-      (path, "best" if (path / "best.json").exists() else "last"),
-      (path.parent.parent, "best" if path.parent.name == "best" else "last"),
-    ):
-      if (folder / "run.json").exists():
-        step = None if folder == path else int(path.name)
-        return _load_run(cls, folder, which, step, dtype)
-    return _load_published(cls, x, dtype)
+    if dtype not in DTYPES:
+      raise UserError(f"dtype={dtype!r} is not known. Known: {DTYPES}.")
+    found = _find_run(pathlib.Path(x))
+    if found is None:
+      return _load_published(cls, x, dtype)
+    return _load_run(cls, *found, dtype)
 
   def score(self, prompt, completions) -> np.ndarray:
     """Scores of K completions of one prompt, float32 [K].
@@ -80,17 +102,19 @@ class RewardModel:
     Raises:
       UserError (a ValueError): one is too long for a row; never cut.
     """
-    record = _record({"prompt": prompt, "completions": completions})
-    return self._run([record], self.reading.pooling)[0][0]
+    return self.score_groups([dict(prompt=prompt, completions=completions)])[0]
 
   def score_groups(self, records) -> list[np.ndarray]:
     """Scores of many groups, float32 [K_i] each: packed, prompts shared.
 
     Args:
       records: `Record`s or {"prompt": ..., "completions": [...]} dicts.
+
+    Raises:
+      UserError: names the first group that cannot be scored.
     """
     records = [_record(r) for r in records]
-    return self._run(records, self.reading.pooling)[0] if records else []
+    return [s.completions for s in self._score(records, self.reading.pooling)]
 
   def score_steps(self, prompt, steps) -> np.ndarray:
     """One score per reasoning step, float32 [steps], from one forward pass.
@@ -98,14 +122,22 @@ class RewardModel:
     The steps are joined by newlines. A three-way step head gives the
     probability that the step is right, a scalar head its raw output.
     """
-    text, ends = join_steps(tuple(steps))
+    if isinstance(steps, str) or not len(steps):
+      raise UserError(
+        f"steps: expected a list of one or more strings, got {steps!r:.60}: "
+        "give every reasoning step on its own."
+      )
+    try:
+      text, ends = join_steps(tuple(steps))
+    except BadRow as error:
+      raise UserError(f"{error}: give the text of every step.") from error
     record = Record(
       kind="steps",
-      prompt=_prompt(prompt),
+      prompt=_turns(prompt, "prompt"),
       completions=(text,),
       step_ends=(ends,),
     )
-    return self._run([record], "step_ends")[1][0][0]
+    return self._score([record], "step_ends")[0].slots[0]
 
   def reward(self, prompt, completions) -> np.ndarray:
     """(score - mean) / std of the model's normaliser, float32 [K].
@@ -119,135 +151,211 @@ class RewardModel:
         "score(), or dataclasses.replace(model, normaliser=(mean, std)) with "
         "the mean and std of scores on your policy's samples."
       )
-    mean, std = self.normaliser
-    return (self.score(prompt, completions) - mean) / np.float32(std)
+    mean, std = map(np.float32, self.normaliser)
+    return (self.score(prompt, completions) - mean) / std
 
-  def tokenize(self, records: list[Record], pooling: str | None = None):
-    """The Dataset of records, nothing to learn from: see data/loader.py."""
-    reading = self.reading._replace(
-      overlong="drop", pooling=pooling or self.reading.pooling
-    )
-    return tokenize_records(records, self.tokenizer, reading, None)
+  def score_each(self, records: list[Record], *, pooling: str) -> list:
+    """Per record its Scores, or the reason (a string) why it has none.
 
-  def _run(self, records, pooling):
-    """(scores [K] per record, slot scores per record and completion)."""
-    data = self.tokenize(records, pooling)
-    if data.rejects:
-      r = data.rejects[0]
-      raise UserError(f"{r.file}:{r.line}: {r.reason}")
-    if data.overlong:
-      raise UserError(self._too_long(records[data.overlong[0]]))
-    return self.score_tokenized(data)
+    Args:
+      pooling: where to read: `reading.pooling`, or "step_ends" for the scores
+        of the steps, whatever the model was trained with.
+    """
+    if not records:
+      return []
+    reading = self.reading._replace(pooling=pooling)
+    data = tokenize_records(records, self.tokenizer, reading, None)
+    out = [None] * len(records)
+    for index in data.overlong:
+      out[index] = self._too_long(records[index])
+    kept = {group.record for group in data.groups}
+    rejected = [
+      i for i in range(len(records)) if i not in kept and out[i] is None
+    ]
+    for index, reject in zip(rejected, data.rejects, strict=True):
+      out[index] = reject.reason
+    if data.groups:
+      scored = self.score_tokenized(data, pooling=pooling)
+      for group, completions, slots in zip(
+        data.groups, scored.completions, scored.slots, strict=True
+      ):
+        out[group.record] = Scores(completions, slots)
+    return out
 
-  def score_tokenized(self, data):
-    """(scores [K] per group, slot scores per group and completion)."""
-    total = data.tokens_shared
-    row_len = self.reading.row_len
-    if total < row_len:  # one short row: no need to compute a long one
+  def score_tokenized(
+    self,
+    data: Dataset,
+    *,
+    pooling: str,
+    loss: LossSpec | None = None,
+    progress: str | None = None,
+  ) -> Scored:
+    """Scores of tokenised groups, each once, with the sums of a loss.
+
+    Args:
+      data: groups whose trees were grown for `reading.row_len`.
+      pooling: what the slots of `data` were made for.
+      loss: adds its sums; None: no sums.
+      progress: a word before a progress bar; None: no bar.
+    """
+    align, row_len = self.reading.align, self.reading.row_len
+    # Alignment counts: a row shorter than a whole tree would never take it.
+    total = sum(p.columns(align) for parts in data.pieces for p in parts)
+    rows = ROWS
+    if total <= row_len:  # one short row: no need to compute a long one
       row_len = min(row_len, max(SHORTEST_ROW, 1 << (total - 1).bit_length()))
+      rows = 1
     plan = make_eval_plan(
       data.demands,
       blocks=1,
-      rows=ROWS if total > row_len else 1,
+      rows=rows,
       row_len=row_len,
       layout=self.reading.layout,
-      align=self.reading.align,
+      align=align,
     )
-    evaluate = _compiled(self.spec)
+    spec = dataclasses.replace(self.spec, pooling=pooling)
+    evaluate = _compiled(spec, loss)
+    with tqdm(
+      total=len(plan.steps),
+      desc=progress,
+      unit="batch",
+      disable=None if progress else True,
+    ) as bar:
 
-    def run(batch):
-      return jax.device_get(evaluate(self.params, {}, batch))
+      def run(batch):
+        out = jax.device_get(evaluate(self.params, {}, batch))
+        bar.update(1)
+        return out
 
-    scored = score_dataset(run, data, plan)
-    return scored.completions, scored.slots
+      return score_dataset(run, data, plan)
+
+  def _score(self, records, pooling) -> list[Scores]:
+    """As score_each; the first record that has no score is an error."""
+    out = self.score_each(records, pooling=pooling)
+    for index, (record, got) in enumerate(zip(records, out, strict=True)):
+      if isinstance(got, str):
+        where = f"group {index}: " if len(records) > 1 else ""
+        if record.source:
+          where = f"{record.source}:{record.line}: "
+        raise UserError(where + got)
+    return out
 
   def _too_long(self, record) -> str:
-    wide = self.reading._replace(
-      row_len=1 << 30, layout="packed", overlong="drop"
-    )
+    wide = self.reading._replace(row_len=1 << 30, layout="packed")
     data = tokenize_records([record], self.tokenizer, wide, None)
-    longest = max(len(t) for t in data.groups[0].tokens)
-    where = f"{record.source}:{record.line}: " if record.source else ""
+    lengths = [len(tokens) for tokens in data.groups[0].tokens]
+    key = " (config.data.row_len of its run)" if self.run else ""
     return (
-      f"{where}prompt and completion take {longest} tokens, this model reads "
-      f"at most {self.reading.row_len} (config.data.row_len of its run). "
-      "Shorten the text; it is never cut."
+      f"prompt and completion {int(np.argmax(lengths))} take {max(lengths)} "
+      f"tokens, this model reads at most {self.reading.row_len}{key}. Shorten "
+      "the text; it is never cut."
     )
 
 
 @functools.cache
-def _compiled(spec: ModelSpec):
-  return jax.jit(eval_body(spec, None, None))
+def _compiled(spec: ModelSpec, loss: LossSpec | None):
+  return jax.jit(eval_body(spec, loss, None))
 
 
-def _prompt(prompt):
-  return prompt if isinstance(prompt, str) else tuple(prompt)
+def _turns(value, name: str):
+  """A string as it is, messages as a tuple, checked."""
+  if isinstance(value, str):
+    return value
+  try:
+    return need_messages(
+      list(value) if isinstance(value, tuple) else value, name
+    )
+  except BadRow as error:
+    raise UserError(
+      f'{error}: give a string or a list of {{"role", "content"}}.'
+    ) from error
 
 
 def _record(item) -> Record:
   if isinstance(item, Record):
     return item
-  completions = item["completions"]
-  if isinstance(completions, str):
+  absent = {"prompt", "completions"} - set(item)
+  if absent:
     raise UserError(
-      "completions is one string; expected a list of K completions"
+      f"expected a Record or a dict of prompt and completions, got keys "
+      f"{sorted(item)}: add {sorted(absent)}."
+    )
+  completions = item["completions"]
+  if isinstance(completions, str | dict) or not len(completions):
+    raise UserError(
+      f"completions: expected a list of one or more, got {completions!r:.60}: "
+      "put a single completion in a list."
     )
   return Record(
     kind="unlabelled",
-    prompt=_prompt(item["prompt"]),
+    prompt=_turns(item["prompt"], "prompt"),
     completions=tuple(
-      c if isinstance(c, str) else tuple(c) for c in completions
+      _turns(c, f"completion {k}") for k, c in enumerate(completions)
     ),
   )
 
 
-def read_run(workdir: pathlib.Path) -> dict:
-  """run.json of a workdir."""
-  return json.loads((workdir / "run.json").read_text())
+def _find_run(path: pathlib.Path):
+  """(workdir, best or last, step or None) if `path` is of a run, else None."""
+  if (path / "run.json").exists():
+    return path, "best" if (path / "best.json").exists() else "last", None
+  # absolute: "." and "7" have no parent by name.
+  folder, step = path.absolute(), None
+  if folder.name.isdecimal():
+    folder, step = folder.parent, int(folder.name)
+  # By name: an HF folder may well lie somewhere inside a workdir.
+  if folder.name in CHECKPOINTS and (folder.parent / "run.json").exists():
+    return folder.parent, CHECKPOINTS[folder.name], step
+  return None
 
 
 def _load_run(cls, workdir, which, step, dtype):
-  run = read_run(workdir)
-  config = run["config"]
-  source = config["init"]["from"]
-  decoder = DecoderConfig(**run["model"]["decoder"])
-  trainable = config["train"]["trainable"]
-  segments = segments_for(trainable, decoder.layers)
-  spec = ModelSpec(
-    decoder=decoder,
-    head=config["model"]["head"],
-    head_init=config["model"]["head_init"],
-    pooling=config["model"]["pooling"],
-    dtype=dtype,
-    remat=False,
-    segments=segments,
-  )
-  params, _ = load_params(workdir, which, step)
-  if trainable != "all":
-    # The checkpoint holds what trained; the rest is the base model's.
-    base = load_pretrained(source)
-    if base.config != decoder:
-      raise UserError(
-        f"{workdir}: the base model {source!r} is now {base.config}, the run "
-        f"was trained on {decoder}. Put the same base model back."
-      )
-    whole = {"backbone": cut_layers(base.params, segments), "head": {}}
-    _, frozen = split_trainable(whole, trainable)
-    params = merge(params, frozen)
-  d = config["data"]
+  run = json.loads((workdir / "run.json").read_text())
+  config = ConfigDict(run["config"])
   reading = Reading(
-    template=d["template"],
-    read_at=d["read_at"],
-    row_len=d["row_len"],
+    template=config.data.template,
+    read_at=config.data.read_at,
+    row_len=config.data.row_len,
     overlong="drop",
     layout="shared",
-    align=d["align"],
-    pooling=config["model"]["pooling"],
+    align=config.data.align,
+    pooling=config.model.pooling,
   )
-  tokenizer = load_tokenizer(config["init"]["tokenizer"] or source)
+  tokenizer = load_tokenizer(config.init.tokenizer or config.init["from"])
   ours = fingerprint(tokenizer, tokenizer.chat_template, policy(reading))
-  check_fingerprint(run["fingerprint"], ours)
-  return cls(spec, jax.device_put(params), tokenizer, reading)
+  try:
+    check_fingerprint(run["fingerprint"], ours)
+  except UserError as error:
+    raise UserError(f"{workdir}: {error}") from error
+  decoder = DecoderConfig(**run["model"]["decoder"])
+  trainable = config.train.trainable
+  spec = ModelSpec(
+    decoder=decoder,
+    head=config.model.head,
+    head_init=config.model.head_init,
+    pooling=config.model.pooling,
+    dtype=dtype,
+    remat=False,
+    segments=segments_for(trainable, decoder.layers),
+  )
+  params, step = load_params(workdir, which, step)
+  if trainable != "all":
+    # The checkpoint holds what trained; the rest is as the run began.
+    begun, whole = init_from(config, tokenizer)
+    if begun.decoder != decoder:
+      raise UserError(
+        f"{workdir}: the base model {config.init['from']!r} is now "
+        f"{begun.decoder}, the run was trained on {decoder}. Put the same base "
+        "model back."
+      )
+    params = merge(params, split_trainable(whole, trainable)[1])
+  return cls(
+    spec,
+    jax.device_put(params),
+    tokenizer,
+    reading,
+    run=Run(workdir, step, config),
+  )
 
 
 def _load_published(cls, source, dtype):

@@ -4,7 +4,12 @@ No jax is imported before a verb runs, so help and mistakes answer at once.
 """
 
 import pathlib
+import re
+import shlex
+import signal
 import sys
+import textwrap
+import traceback
 from typing import NamedTuple
 
 from absl import flags
@@ -14,6 +19,10 @@ from rm_jax.types import UserError
 
 PROGRAM = "rm-jax"
 FLAGS = flags.FLAGS
+HELP = ("-h", "--help", "--helpfull", "help")
+
+# Frames of a traceback that are not in the user's config file.
+NOT_THE_CONFIG = ("site-packages", "<frozen", __file__)
 
 
 class Verb(NamedTuple):
@@ -45,12 +54,36 @@ def _train(command: str) -> int:
   return code
 
 
+def _model_flags():
+  flags.DEFINE_string(
+    "model",
+    None,
+    "A run's workdir (its best checkpoint), one of its checkpoints "
+    "(workdir/checkpoints/N), or a folder of *ForSequenceClassification.",
+  )
+  flags.DEFINE_string(
+    "kind",
+    "auto",
+    "Record format: pair, ranking, ratings, outcome, steps, unlabelled, "
+    "oasst, gsm8k, prm800k, prmbench; auto recognises it by the fields.",
+  )
+  flags.DEFINE_enum(
+    "dtype",
+    "float32",
+    ["float32", "bfloat16"],
+    "Of the matrix products. float32 makes scores independent of the batch.",
+  )
+
+
 def _eval_flags():
-  flags.DEFINE_string("model", None, "Workdir, checkpoint, or HF folder.")
+  _model_flags()
   flags.DEFINE_string("data", None, "File or folder of records.")
-  flags.DEFINE_string("out", None, "Where results.json goes.")
-  flags.DEFINE_string("kind", "auto", "Record format.")
-  flags.DEFINE_integer("max_groups", 0, "Evaluate this many; 0: all.")
+  flags.DEFINE_string(
+    "out", None, "A .json file, or a folder for results.json."
+  )
+  flags.DEFINE_integer(
+    "max_groups", 0, "Evaluate the first so many records; 0: all.", 0
+  )
   flags.DEFINE_boolean(
     "allow_overlap", False, "Evaluate on prompts the model was trained on."
   )
@@ -68,6 +101,7 @@ def _eval(command: str) -> int:
     kind=FLAGS.kind,
     max_groups=FLAGS.max_groups,
     allow_overlap=FLAGS.allow_overlap,
+    dtype=FLAGS.dtype,
     command=command,
   )
   print(table)
@@ -75,10 +109,11 @@ def _eval(command: str) -> int:
 
 
 def _score_flags():
-  flags.DEFINE_string("model", None, "Workdir, checkpoint, or HF folder.")
-  flags.DEFINE_string("input", None, "File of records (.json, .jsonl, .gz).")
-  flags.DEFINE_string("output", None, "Where the scored .jsonl goes.")
-  flags.DEFINE_string("kind", "auto", "Record format.")
+  _model_flags()
+  flags.DEFINE_string(
+    "input", None, "One file of records: .json or .jsonl, plain or .gz."
+  )
+  flags.DEFINE_string("output", None, "The .jsonl to write.")
 
 
 def _score(command: str) -> int:
@@ -93,6 +128,7 @@ def _score(command: str) -> int:
       pathlib.Path(FLAGS.input),
       pathlib.Path(FLAGS.output),
       kind=FLAGS.kind,
+      dtype=FLAGS.dtype,
     )
   )
   return 0
@@ -111,17 +147,30 @@ VERBS = {
   ),
   "eval": Verb(
     "a model on a file of records: results.json and a table",
-    """Evaluates a trained model: accuracy, calibration, intervals, baselines.
+    """Evaluates a model: accuracy, calibration, 95 % intervals, and what the
+length of a completion alone would tell. Refuses prompts that the model was
+trained on. Records that cannot be used are counted and written, with the
+reason, beside the results.
 
-  rm-jax eval --model=runs/hh --data=test.jsonl --out=results.json""",
+  rm-jax eval --model=runs/hh --data=test.jsonl --out=results.json
+  rm-jax eval --model=runs/hh/checkpoints/100 --data=test.jsonl \\
+      --out=evals/hh100 --max_groups=500""",
     _eval_flags,
     _eval,
   ),
   "score": Verb(
     "jsonl in, jsonl with scores out; streams and resumes",
-    """Adds scores to records: `scores` to rankings, `chosen_score` and
-`rejected_score` to pairs, `score`, `step_scores`. Same order; a line that
-cannot be scored goes to OUTPUT.rejects.jsonl with its reason.
+    """Adds scores to rows and changes nothing else in them:
+
+  {prompt, completions, ...}        scores: one per completion
+  {prompt, chosen, rejected}        chosen_score, rejected_score
+  {prompt, completion}, {messages}  score
+  reasoning steps                   step_scores: one per step
+  OpenAssistant trees               scores: a list per group of replies
+
+Same order as the input. A row that cannot be scored (too long, bad JSON)
+goes to OUTPUT.rejects.jsonl with its line and reason. After a kill the same
+command goes on where it was; OUTPUT.progress.json keeps the place.
 
   rm-jax score --model=runs/hh --input=in.jsonl --output=scored.jsonl""",
     _score_flags,
@@ -178,13 +227,25 @@ def _keys(c: ConfigDict, prefix: str) -> list[str]:
   return lines
 
 
+def _flag(flag) -> list[str]:
+  """Two or more lines of help: the flag with its default, what it does."""
+  given = "..." if flag.default is None else flag.default
+  text = f"--{flag.name}={given}"
+  if flag.boolean:
+    text = f"--{flag.name}"
+  return [
+    f"  {text}",
+    *textwrap.wrap(
+      flag.help, 78, initial_indent="      ", subsequent_indent="      "
+    ),
+  ]
+
+
 def _help(name: str) -> str:
   verb = VERBS[name]
-  own = [
-    f"  --{f.name}={'' if f.value is None else f.value}  {f.help}"
-    for f in FLAGS.get_flags_for_module(sys.modules[__name__])
-  ]
-  lines = [f"{PROGRAM} {name}: {verb.summary}", "", verb.text, "", *own]
+  own = FLAGS.get_flags_for_module(sys.modules[__name__])
+  lines = [f"{PROGRAM} {name}: {verb.summary}", "", verb.text, "", "Flags:"]
+  lines += [line for flag in own for line in _flag(flag)]
   if name == "train":
     from rm_jax.config import base
 
@@ -196,39 +257,71 @@ def _help(name: str) -> str:
 def main(argv: list[str] | None = None) -> None:
   """Runs one verb and exits with its code."""
   argv = sys.argv if argv is None else argv
-  if len(argv) < 2 or argv[1] in ("-h", "--help", "help"):
+  if len(argv) < 2 or argv[1] in HELP:
     print(_overview())
     sys.exit(0 if len(argv) > 1 else 2)
   name = argv[1]
   if name not in VERBS:
     _fail(f"unknown verb {name!r}. Known: {', '.join(VERBS)}.")
   VERBS[name].define()
-  if any(a in ("-h", "--help") for a in argv[2:]):
+  if any(a in HELP for a in argv[2:]):
     print(_help(name))
     sys.exit(0)
-  command = " ".join([PROGRAM, *argv[1:]])
+  command = shlex.join([PROGRAM, *argv[1:]])
+  _parse([PROGRAM, *argv[2:]])
   try:
-    rest = FLAGS([PROGRAM, *argv[2:]])
-    if len(rest) > 1:
-      raise UserError(f"unexpected argument {rest[1]!r}: flags are --key=value")
     code = VERBS[name].run(command)
   except UserError as error:
     _fail(str(error))
-  except (flags.Error, AttributeError, KeyError, TypeError, OSError) as error:
-    if not _from_flags(error):
+  except OSError as error:
+    if error.filename is None:
       raise
-    _fail(" ".join(str(error).split()))
+    _fail(f"{error.filename}: {error.strerror}")
+  except KeyboardInterrupt:
+    print(f"{PROGRAM}: interrupted", file=sys.stderr)
+    sys.exit(128 + signal.SIGINT)  # as a shell reports it
   sys.exit(code)
 
 
-def _from_flags(error) -> bool:
-  """Whether a flag or the config file is at fault, not our code."""
-  import traceback
+def _parse(argv: list[str]) -> None:
+  """Flags and config file: whatever goes wrong here is the user's to mend."""
+  try:
+    rest = FLAGS(argv)
+    if "config" in FLAGS and FLAGS.config is not None:
+      FLAGS.config.to_dict()  # a config file that is missing shows only now
+  except UserError as error:
+    _fail(str(error))
+  except Exception as error:
+    # A config file is a program: any exception may come out of it.
+    _fail(_explain(error, argv))
+  if len(rest) > 1:
+    _fail(f"unexpected argument {rest[1]!r}: flags are --key=value")
 
-  if isinstance(error, flags.Error):
-    return True
-  names = [f.filename for f in traceback.extract_tb(error.__traceback__)]
-  return any("absl" in f or "ml_collections" in f for f in names)
+
+def _explain(error, argv: list[str]) -> str:
+  """One line about an exception of absl, ml_collections or a config file."""
+  lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+  if isinstance(error, flags.Error | OSError):
+    # absl packs a whole traceback of the config file into some of these.
+    packed = any(line.startswith("Traceback") for line in lines)
+    return f"{lines[0]} {lines[-1]}" if packed else " ".join(lines)
+  frames = traceback.extract_tb(error.__traceback__)
+  own = [
+    f for f in frames if not any(name in f.filename for name in NOT_THE_CONFIG)
+  ]
+  text = f"{type(error).__name__}: {' '.join(lines)}"
+  if own:
+    return f"{own[-1].filename}:{own[-1].lineno}: {text}"
+  if isinstance(error, AttributeError | KeyError):
+    key = re.search(r"\w+", str(error))[0]
+    asked = [a for a in argv if a.split("=")[0].endswith(f".{key}")]
+    near = re.search(r'Did you mean "(\w+)"', str(error))
+    hint = f" Nearest there: {near[1]}." if near else ""
+    return (
+      f"unknown config key in {asked[0] if asked else key}.{hint} "
+      f"{PROGRAM} train --help lists the keys."
+    )
+  return text
 
 
 def _fail(text: str) -> None:

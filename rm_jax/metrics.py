@@ -51,7 +51,7 @@ def accuracy(
 
 def best_of_n(
   proxy: Float[ArrayLike, "G M"], gold: Float[ArrayLike, "G M"], n: int
-) -> Float[np.ndarray, "G"]:
+) -> Float[np.ndarray, " G"]:
   """Expected gold of the best of n by proxy, one value per group; exact.
 
   The expectation is over all subsets of n of the M completions, each as likely:
@@ -414,7 +414,7 @@ def bootstrap_interval(
 
 
 def paired_interval(
-  a: Float[ArrayLike, "N"], b: Float[ArrayLike, "N"], *, level: float = 0.95
+  a: Float[ArrayLike, " N"], b: Float[ArrayLike, " N"], *, level: float = 0.95
 ) -> tuple[float, float, float, float]:
   """Mean of a - b, its t-interval (low, high), and the two-sided p-value.
 

@@ -19,6 +19,18 @@ from rm_jax.types import Batch, LossSums, UserError
 LANGUAGE = "next_token_cross_entropy"
 LANGUAGE_CHUNK = 256  # slots whose [V] logits exist at one time
 
+# Losses whose parameters no config key sets: what is missing, what to use.
+UNSET = {
+  "plackett_luce_top": ("the number `top`", "plackett_luce"),
+  "two_hot": ("`centers` and a head with one logit for each", "squared_error"),
+  "hl_gauss": (
+    "`centers`, `sigma` and a head with one logit for each center",
+    "squared_error",
+  ),
+}
+STEP_HEAD = "steps"  # of rm_jax.heads: three logits a slot, where others give 1
+STEP_LOSS = "step_cross_entropy"  # the one loss that reads three
+
 
 @dataclasses.dataclass(frozen=True)
 class LossSpec:
@@ -37,6 +49,13 @@ class LossSpec:
         f"config.loss.name={self.name!r} is of kind {KIND[self.name]!r}, which "
         f"needs its own head; train takes the kinds {sorted(SUMS)}."
       )
+    if self.name in UNSET:
+      missing, instead = UNSET[self.name]
+      raise UserError(
+        f"config.loss.name={self.name!r} needs {missing}, which no config key "
+        f"sets: call rm_jax.losses.{self.name} from your own code, or train "
+        f"with {instead!r}."
+      )
     if not self.language >= 0:
       raise UserError(
         f"config.loss.language_coefficient={self.language} must be 0 or more"
@@ -51,13 +70,38 @@ class LossSpec:
     return terms
 
 
+def check_fit(loss: LossSpec, *, head: str, pooling: str) -> None:
+  """Nothing, if the loss can read what this head and pooling give.
+
+  Raises:
+    UserError: one logit where the loss reads three or the other way round; a
+      loss over reasoning steps without slots at their ends.
+  """
+  if (loss.name == STEP_LOSS) != (head == STEP_HEAD):
+    wanted = STEP_HEAD if loss.name == STEP_LOSS else "scalar"
+    raise UserError(
+      f"config.loss.name={loss.name!r} does not fit config.model.head="
+      f"{head!r} ({STEP_HEAD!r} gives three logits a slot, which only "
+      f"{STEP_LOSS} reads). Set config.model.head={wanted!r}."
+    )
+  if KIND[loss.name] == "process" and pooling != "step_ends":
+    raise UserError(
+      f"config.loss.name={loss.name!r} reads reasoning steps, which "
+      f"config.model.pooling={pooling!r} does not. Set "
+      "config.model.pooling='step_ends'."
+    )
+
+
 def _pick(scores, index):
   """scores [N, R, S], index [N, ...] of row * S + slot -> [N, ...]."""
   flat = scores.reshape(scores.shape[0], -1)
-  picked = jnp.take_along_axis(
-    flat, index.reshape(index.shape[0], -1), axis=1
-  )
+  picked = jnp.take_along_axis(flat, index.reshape(index.shape[0], -1), axis=1)
   return picked.reshape(index.shape)
+
+
+def _real(values, weight):
+  """Values where there is weight, else 0: a NaN times a gradient of 0 is NaN."""
+  return jnp.where(weight == 0, 0.0, values)
 
 
 def _pairwise(name, scores, batch):
@@ -66,7 +110,7 @@ def _pairwise(name, scores, batch):
     _pick(scores, batch.rejected_index),
   )
   if name == "bradley_terry_margin":
-    sides = (*sides, batch.margin)
+    sides = (*sides, _real(batch.margin, batch.comparison_weight))
   return LOSSES[name](*sides), batch.comparison_weight
 
 
@@ -77,7 +121,8 @@ def _listwise(name, scores, batch):
 
 
 def _pointwise(name, scores, batch):
-  return LOSSES[name](scores, batch.labels), batch.weight
+  labels = _real(batch.labels, batch.weight)
+  return LOSSES[name](scores, labels), batch.weight
 
 
 SUMS = {
@@ -143,13 +188,14 @@ def loss_sums(
 
   `dtype` is that of the product with the unembedding; sums are float32.
 
-  A loss under weight 0 is dropped before the product, so that what stands in
-  unused entries (NaN included) never enters.
+  A loss under weight 0 is dropped before the product, so that a label, margin
+  or rank of an unused entry (NaN included) never enters. A weight that is NaN
+  does: the train step is then skipped, not silently made smaller.
   """
   losses, weights = SUMS[KIND[loss.name]](loss.name, outputs.scores, batch)
-  kept = jnp.where(weights > 0, losses, 0.0)
+  kept = _real(losses, weights) * weights
   totals = weight_sums(loss, batch)
-  sums = {loss.name: (jnp.sum(kept * weights), totals[loss.name])}
+  sums = {loss.name: (jnp.sum(kept), totals[loss.name])}
   if loss.language:
     sums[LANGUAGE] = (_language_sum(outputs, batch, dtype), totals[LANGUAGE])
   return sums
@@ -162,6 +208,7 @@ def mean_loss(
   total = jnp.float32(0.0)
   for term, coefficient in loss.coefficients.items():
     weight = weights[term]
-    mean = sums[term][0] / jnp.where(weight > 0, weight, 1.0)
-    total += coefficient * jnp.where(weight > 0, mean, 0.0)
+    # == 0, not > 0: a NaN weight must show in the loss.
+    mean = sums[term][0] / jnp.where(weight == 0, 1.0, weight)
+    total += coefficient * jnp.where(weight == 0, 0.0, mean)
   return total

@@ -75,7 +75,8 @@ def abstract_params(spec: ModelSpec) -> dict:
 
 def init_params(spec: ModelSpec, key: jax.Array) -> dict:
   """Random parameters: {"backbone": ..., "head": ...}."""
-  return nn.unbox(init_boxed(spec, key))
+  # Jitted: eagerly, every random array is a compilation of its own.
+  return nn.unbox(jax.jit(init_boxed, static_argnums=0)(spec, key))
 
 
 def forward(

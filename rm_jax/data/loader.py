@@ -8,11 +8,8 @@ import numpy as np
 from rm_jax.data.pack import Owners, grow, lay
 from rm_jax.data.plan import Plan, demand
 from rm_jax.data.rejects import RecordError, Reject
-from rm_jax.data.tokenize import (
-  encode_to_fit,
-  supervise,
-  supervise_for_scoring,
-)
+from rm_jax.data.supervise import supervise, supervise_for_scoring
+from rm_jax.data.tokenize import encode_to_fit
 from rm_jax.types import Batch, Record
 
 

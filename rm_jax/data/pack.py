@@ -80,8 +80,15 @@ def grow(
   pieces, each with its own copy of the trunk; the scores are the same.
 
   Raises:
-    UserError: one completion with its prompt is longer than a row.
+    UserError: one completion with its prompt is longer than a row; a row is
+      not a multiple of `align`.
   """
+  if row_len % align:
+    raise UserError(
+      f"config.data.row_len={row_len} is not a multiple of config.data.align="
+      f"{align} (remainder {row_len % align}): branches start at multiples of "
+      "it. Change one of them."
+    )
   tokens = group.tokens
   longest = max(map(len, tokens))
   if longest > row_len:
@@ -113,10 +120,10 @@ def grow(
   whole = Piece(source, trunk, holds, tuple(branches))
   if whole.columns(align) <= row_len:
     return (whole,)
-  return _split(whole, row_len, align, tokens)
+  return _split(whole, row_len, align)
 
 
-def _split(whole, row_len, align, tokens):
+def _split(whole, row_len, align):
   """First-fit, longest branch first, over pieces with their own trunk copy."""
   pieces = [whole._replace(branches=())] if whole.holds >= 0 else []
   for branch in sorted(whole.branches, key=lambda b: -b.length):
@@ -129,11 +136,9 @@ def _split(whole, row_len, align, tokens):
         pieces[i] = grown
         break
     else:
-      piece = Piece(whole.source, branch.fork, -1, (branch,))
-      if piece.columns(align) > row_len:  # alignment gap: lay it as one path
-        k = branch.completion
-        piece = Piece(k, len(tokens[k]), k, ())
-      pieces.append(piece)
+      # Fits: forks and rows are multiples of `align`, so it takes no more
+      # columns than the completion laid alone.
+      pieces.append(Piece(whole.source, branch.fork, -1, (branch,)))
   return tuple(pieces)
 
 

@@ -71,9 +71,7 @@ def _place(demands, group_ids, blocks, rows, row_len, align, layout):
   """
   free = np.full((blocks, rows), row_len)
   found = {}
-  totals = [
-    sum(p.columns(align) for p in demands[i].pieces) for i in group_ids
-  ]
+  totals = [sum(p.columns(align) for p in demands[i].pieces) for i in group_ids]
   for position in sorted(range(len(group_ids)), key=lambda j: -totals[j]):
     pieces = demands[group_ids[position]].pieces
     for block in np.argsort(-free.sum(axis=1), kind="stable"):
@@ -92,11 +90,16 @@ def _place(demands, group_ids, blocks, rows, row_len, align, layout):
 
 def _fit(free, pieces, row_len, align, layout):
   """Best fit of one group's pieces into one block's rows, or None."""
-  free = free.copy()
   at = [None] * len(pieces)
   sizes = [p.columns(align) for p in pieces]
+  if layout == "padded":
+    sizes = [row_len] * len(pieces)
+  # Most blocks that cannot take a group are found here, without a search.
+  if max(sizes) > free.max() or sum(sizes) > free.sum():
+    return None
+  free = free.copy()
   for j in sorted(range(len(pieces)), key=lambda j: -sizes[j]):
-    need = row_len if layout == "padded" else sizes[j]
+    need = sizes[j]
     room = np.where(free >= need, free, row_len + 1)
     row = int(np.argmin(room))
     if room[row] > row_len:
@@ -132,22 +135,20 @@ def _stream_steps(
 ):
   """Steps of exactly `rows` x `blocks` rows, as many groups as fit in each.
 
-  A group that does not fit waits and comes first in the next step; after
-  PATIENCE misses a step is closed. Ends after `num_steps`, or with the stream.
+  A group that does not fit waits and comes first in the next step, so at most
+  PATIENCE groups wait; after as many misses a step is closed. Ends after
+  `num_steps`, or with the stream.
   """
   steps, waiting = [], []
   while num_steps is None or len(steps) < num_steps:
     free = np.full((blocks, rows), row_len)
     places, missed, queue = [], [], waiting
-    allowed = len(waiting) + PATIENCE
-    while len(missed) < allowed:
+    while len(missed) < PATIENCE:
       group = queue.pop(0) if queue else next(stream, None)
       if group is None:
         break
       for block in np.argsort(-free.sum(axis=1), kind="stable"):
-        taken = _fit(
-          free[block], demands[group].pieces, row_len, align, layout
-        )
+        taken = _fit(free[block], demands[group].pieces, row_len, align, layout)
         if taken is not None:
           left, at_rows, at_columns = taken
           free[block] = left
@@ -164,6 +165,12 @@ def _stream_steps(
 
 def _rows_needed(need: Demand, row_len, align, layout) -> int:
   """The fewest rows of one block that take this group alone."""
+  longest = max(p.columns(align) for p in need.pieces)
+  if longest > row_len:  # else the search below would not end
+    raise UserError(
+      f"a completion takes {longest} columns at config.data.align={align}, a "
+      f"row has {row_len}. Raise config.data.row_len."
+    )
   shape = (need.pieces, row_len, align, layout)
   rows = 1
   while _fit(np.full(rows, row_len), *shape) is None:
@@ -218,6 +225,7 @@ def make_plan(
     raise UserError(
       "the data set has no usable group: see rejects.jsonl in the workdir"
     )
+  tall = [_rows_needed(d, row_len, align, layout) for d in demands]
   order = sampler(len(demands), seed=seed, shuffle=shuffle)
   shape = dict(blocks=blocks, row_len=row_len, align=align, layout=layout)
   if batch == "groups":
@@ -232,14 +240,12 @@ def make_plan(
         f"config.data.blocks={blocks} (remainder {rows_per_batch % blocks})."
       )
     rows = rows_per_batch // blocks
-    for i, need in enumerate(demands):
-      tall = _rows_needed(need, row_len, align, layout)
-      if tall > rows:
-        raise UserError(
-          f"group {i} takes {tall} rows of {row_len}, a block has {rows}. "
-          "Raise config.data.rows_per_batch or config.data.row_len, or lower "
-          "config.data.blocks."
-        )
+    if max(tall) > rows:
+      raise UserError(
+        f"group {int(np.argmax(tall))} takes {max(tall)} rows of {row_len}, a "
+        f"block has {rows}. Raise config.data.rows_per_batch or "
+        "config.data.row_len, or lower config.data.blocks."
+      )
     stream = (order[i] for i in itertools.count())
     steps = _stream_steps(demands, stream, num_steps, rows=rows, **shape)
     row_counts = (rows,)

@@ -62,10 +62,7 @@ def read_records(path, *, kind="auto"):
   Raises:
     UserError: no such file, unknown kind, a file that breaks off.
   """
-  if kind != "auto" and kind not in FORMATS:
-    raise UserError(
-      f"kind={kind!r} is unknown: use 'auto' or one of {', '.join(FORMATS)}."
-    )
+  check_kind(kind)
   for file in find_files(path):
     for line, row in read_rows(file):
       if isinstance(row, BadRow):
@@ -76,6 +73,13 @@ def read_records(path, *, kind="auto"):
           yield Reject(str(file), line, str(item))
         else:
           yield item._replace(source=str(file), line=line)
+
+
+def check_kind(kind: str) -> None:
+  if kind != "auto" and kind not in FORMATS:
+    raise UserError(
+      f"kind={kind!r} is unknown: use 'auto' or one of {', '.join(FORMATS)}."
+    )
 
 
 def find_files(path) -> list:
@@ -131,6 +135,9 @@ def read_lines(stream):
       yield line, BadRow(f"not UTF-8 at byte {error.start} of the line")
     except json.JSONDecodeError as error:
       yield line, BadRow(f"bad JSON at column {error.colno}: {error.msg}")
+    except (ValueError, RecursionError) as error:
+      # A number of thousands of digits; brackets nested as deep.
+      yield line, BadRow(f"bad JSON: {error}")
 
 
 def read_array(file, text):

@@ -104,8 +104,8 @@ def learning_curve(metrics_rows: list[dict], path: str | os.PathLike) -> None:
 
 
 def score_histograms(
-  chosen: Float[ArrayLike, "C"],
-  rejected: Float[ArrayLike, "C"],
+  chosen: Float[ArrayLike, " C"],
+  rejected: Float[ArrayLike, " C"],
   path: str | os.PathLike,
 ) -> None:
   """Writes histograms of the scores and of the score differences.
@@ -154,7 +154,7 @@ def score_histograms(
 
 
 def reliability(
-  score_diff: Float[ArrayLike, "C"], path: str | os.PathLike
+  score_diff: Float[ArrayLike, " C"], path: str | os.PathLike
 ) -> float:
   """Writes predicted against observed preference; returns the ECE it shows.
 
@@ -213,7 +213,7 @@ def reliability(
 
 
 def attention_mask(
-  row: dict[str, Int[ArrayLike, "L"]],
+  row: dict[str, Int[ArrayLike, " L"]],
 ) -> Bool[np.ndarray, "L L"]:
   """Which key (column) each query (row) of one packed row sees.
 
@@ -237,7 +237,7 @@ def attention_mask(
 
 
 def packed_row(
-  row: dict[str, Int[ArrayLike, "L"]],
+  row: dict[str, Int[ArrayLike, " L"]],
   pieces: list[str],
   path: str | os.PathLike,
 ) -> None:

@@ -72,7 +72,7 @@ def squared_error(
 def two_hot(
   logits: Float[ArrayLike, "*B M"],
   labels: Float[ArrayLike, "*B"],
-  centers: Float[ArrayLike, "M"],
+  centers: Float[ArrayLike, " M"],
 ) -> Float[Array, "*B"]:
   """Cross-entropy against the label on its two neighbouring centers.
 
@@ -102,7 +102,7 @@ def two_hot(
 def hl_gauss(
   logits: Float[ArrayLike, "*B M"],
   labels: Float[ArrayLike, "*B"],
-  centers: Float[ArrayLike, "M"],
+  centers: Float[ArrayLike, " M"],
   *,
   sigma: float,
 ) -> Float[Array, "*B"]:
@@ -145,7 +145,7 @@ def hl_gauss(
 
 
 def expected_value(
-  logits: Float[ArrayLike, "*B M"], centers: Float[ArrayLike, "M"]
+  logits: Float[ArrayLike, "*B M"], centers: Float[ArrayLike, " M"]
 ) -> Float[Array, "*B"]:
   """The number that a categorical head predicts: its mean, one value each.
 

@@ -25,13 +25,16 @@ RULES = (
 )
 
 
-def make_mesh(*, data: int, fsdp: int, tensor: int) -> Mesh:
+def make_mesh(*, data: int, fsdp: int, tensor: int, devices=None) -> Mesh:
   """A mesh over all devices; `data` = -1 takes what the others leave.
+
+  Args:
+    devices: only these, in this order.
 
   Raises:
     UserError: the sizes do not multiply to the number of devices.
   """
-  devices = jax.devices()
+  devices = jax.devices() if devices is None else devices
   fixed = fsdp * tensor
   if fsdp < 1 or tensor < 1 or data < -1 or data == 0:
     raise UserError(

@@ -1,12 +1,13 @@
 """Checkpoints: the state of what trains, and where the data stand.
 
-    workdir/
-      run.json            config, fingerprint, base model: written once
-      checkpoints/N/      state and position after train step N
-      best/N/             parameters only, best value of the named metric
-      best.json           that metric, its value and step
+workdir/
+  run.json            config, fingerprint, base model: written once
+  checkpoints/N/      state and position after train step N
+  best/N/             parameters only, best value of the named metric
+  best.json           that metric, its value and step
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -48,32 +49,42 @@ def save(manager, step: int, state, position: dict) -> None:
     UserError: the disk has no room. Earlier checkpoints stay whole, because
       a new one counts only once it is complete and renamed.
   """
+  _write(
+    manager,
+    step,
+    nbytes(state),
+    state=ocp.args.StandardSave(state._asdict()),
+    position=ocp.args.JsonSave(position),
+  )
+
+
+def _write(manager, step, need, **items):
   folder = pathlib.Path(manager.directory)
-  need, free = nbytes(state), shutil.disk_usage(folder).free
+  free = shutil.disk_usage(folder).free
   if need > free:
     sizes = f"{need:,} bytes needed, {free:,} free"
-    raise UserError(_disk_full(folder, step, sizes))
+    raise UserError(_no_room(folder, step, sizes))
   try:
-    manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state._asdict()),
-        position=ocp.args.JsonSave(position),
-      ),
-      force=True,
-    )
+    manager.save(step, args=ocp.args.Composite(**items), force=True)
     manager.wait_until_finished()
-  except Exception as error:  # tensorstore has its own types; read the text
-    if any(
-      text in str(error)
-      for text in ("No space left", "ENOSPC", "File too large", "EFBIG")
-    ):
-      reason = str(error).splitlines()[0][:200]
-      raise UserError(_disk_full(folder, step, reason)) from error
-    raise
+  except Exception as error:
+    if not is_disk_full(error):
+      raise
+    reason = str(error).splitlines()[0][:200]
+    raise UserError(_no_room(folder, step, reason)) from error
 
 
-def _disk_full(folder, step, reason):
+# As the system words ENOSPC, EDQUOT and EFBIG.
+FULL = ("No space left", "Disk quota exceeded", "File too large")
+
+
+def is_disk_full(error: Exception) -> bool:
+  """Whether a write failed for want of room."""
+  # tensorstore has error types of its own: the text is what they share.
+  return any(text in str(error) for text in FULL)
+
+
+def _no_room(folder, step, reason):
   return (
     f"{folder}: no room for the checkpoint of step {step} ({reason}). Earlier "
     "checkpoints are whole: free space or lower config.train.keep, then run "
@@ -143,17 +154,10 @@ def _name(path) -> str:
 
 def save_best(workdir: pathlib.Path, step: int, params: dict) -> None:
   """Replaces the best parameters of the run; the old ones go last."""
-  manager = _manager(workdir / "best", 1)
-  if step in manager.all_steps():
-    manager.close()
-    return
-  manager.save(
-    step,
-    args=ocp.args.Composite(params=ocp.args.StandardSave(params)),
-    force=True,
-  )
-  manager.wait_until_finished()
-  manager.close()
+  with contextlib.closing(_manager(workdir / "best", 1)) as manager:
+    if step not in manager.all_steps():
+      saved = ocp.args.StandardSave(params)
+      _write(manager, step, nbytes(params), params=saved)
 
 
 def load_params(

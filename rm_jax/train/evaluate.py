@@ -91,6 +91,17 @@ def value(number, low=None, high=None, n=None) -> dict:
   }
 
 
+def _sigmoid(x):
+  """1 / (1 + exp(-x)) that overflows nowhere."""
+  return np.exp(-np.logaddexp(0.0, -x))
+
+
+def _numbered(prompts) -> np.ndarray:
+  """Equal prompts get equal numbers."""
+  names = np.asarray(prompts, object).astype(str)
+  return np.unique(names, return_inverse=True)[1]
+
+
 def _interval(values, groups, seed):
   low, high = bootstrap_interval(values, groups=groups, seed=seed)
   return value(np.mean(values), low, high, len(values))
@@ -163,13 +174,12 @@ def chosen_rejected(data: Dataset, scored: Scored):
 
 def _compare(data, scored, prompts, longer_is_better, seed):
   chosen, rejected, group = chosen_rejected(data, scored)
-  asked = np.unique(np.asarray(prompts, object).astype(str), return_inverse=True)
-  prompt = asked[1][group]
+  prompt = _numbered(prompts)[group]
   credit = accuracy(chosen, rejected, ties="half")
   by_length = accuracy(*_lengths(data), ties="half")
   if not longer_is_better:
     by_length = 1 - by_length
-  probability = 1 / (1 + np.exp(-(chosen - rejected)))
+  probability = _sigmoid(chosen - rejected)
   # Both orders: a pair that is always given chosen first has one label only.
   both = np.concatenate([probability, 1 - probability])
   labels = np.concatenate([np.ones(len(chosen)), np.zeros(len(chosen))])
@@ -187,9 +197,7 @@ def _compare(data, scored, prompts, longer_is_better, seed):
     "accuracy_over_length": _interval(gain, prompt, seed),
     "tie_rate": value(np.mean(chosen == rejected), n=len(chosen)),
     "score_diff": _interval(chosen - rejected, prompt, seed),
-    "calibration_error": value(
-      calibration_error(both, labels), n=len(chosen)
-    ),
+    "calibration_error": value(calibration_error(both, labels), n=len(chosen)),
     "brier": value(brier(both, labels), n=len(chosen)),
     "length_correlation": value(
       length_correlation(scores, lengths, group=everyone), n=len(scores)
@@ -206,14 +214,19 @@ def _label(data, scored, prompts, seed):
     if w > 0
   ]
   scores, labels, group = np.asarray(rows, np.float64).T
-  asked = np.unique(np.asarray(prompts, object).astype(str), return_inverse=True)
-  prompt = asked[1][group.astype(int)]
+  prompt = _numbered(prompts)[group.astype(int)]
+  # The loss knows what its labels are; without one their range says it.
+  three = labels.min() < 0 and labels.max() <= 1
+  numbers = labels.max() > 1
+  if scored.sums:
+    three = "step_cross_entropy" in scored.sums
+    numbers = "squared_error" in scored.sums
   out = {}
-  if labels.min() < 0:  # three classes; the score is P(positive)
+  if three:  # the score is P(positive)
     probability, truth = scores, (labels > 0).astype(float)
-  elif labels.max() <= 1:
-    probability, truth = 1 / (1 + np.exp(-scores)), labels
-  else:  # numbers, not classes
+  elif not numbers:
+    probability, truth = _sigmoid(scores), labels
+  else:
     error = (scores - labels) ** 2
     spread = (labels - labels.mean()) ** 2
     return {

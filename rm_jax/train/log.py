@@ -1,5 +1,6 @@
 """What a run says: metrics.jsonl, TensorBoard, one progress line."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -13,20 +14,28 @@ class Log:
 
   Rows past the restored step are cut from metrics.jsonl at the start, since
   those train steps will be made again.
+
+  Args:
+    step: of the restored checkpoint; None: there is none, every row goes.
+    total: train steps of the run.
   """
 
-  def __init__(self, workdir: pathlib.Path, *, step: int, total: int):
+  def __init__(self, workdir: pathlib.Path, *, step: int | None, total: int):
     self.path = workdir / "metrics.jsonl"
     # Imported here: it sets an environment variable.
     from tensorboardX import SummaryWriter
 
-    _cut(self.path, step)
+    _cut(self.path, -1 if step is None else step)
     self.file = self.path.open("a")
     self.board = SummaryWriter(
-      str(workdir / "tensorboard"), purge_step=step + 1 if step else None
+      str(workdir / "tensorboard"), purge_step=step and step + 1
     )
     self.bar = tqdm(
-      total=total, initial=step, disable=None, unit="step", dynamic_ncols=True
+      total=total,
+      initial=step or 0,
+      disable=None,
+      unit="step",
+      dynamic_ncols=True,
     )
     self.clock = time.perf_counter()
 
@@ -60,11 +69,10 @@ class Log:
     self.board.flush()
 
   def close(self) -> None:
-    """Flushes and closes everything."""
+    """Closes everything, also where a full disk refuses the last rows."""
     self.bar.close()
-    self.sync()
-    self.file.close()
-    self.board.close()
+    with contextlib.closing(self.board), contextlib.closing(self.file):
+      self.sync()
 
 
 def _cut(path: pathlib.Path, step: int) -> None:

@@ -1,5 +1,6 @@
 """One training run, from config to results, on one page."""
 
+import contextlib
 import json
 import math
 import pathlib
@@ -14,6 +15,7 @@ from rm_jax.data.loader import open_loader, policy
 from rm_jax.data.plan import make_eval_plan, make_plan
 from rm_jax.data.split import prompt_key
 from rm_jax.data.tokenizers import (
+  check_fingerprint,
   check_vocab_size,
   fingerprint,
   load_tokenizer,
@@ -21,6 +23,7 @@ from rm_jax.data.tokenizers import (
 from rm_jax.models.sharding import make_mesh
 from rm_jax.objectives import LossSpec
 from rm_jax.train.checkpoint import (
+  is_disk_full,
   open_checkpoints,
   restore,
   save,
@@ -51,23 +54,36 @@ def train(config, workdir: pathlib.Path, *, command: str) -> int:
   rejects.jsonl, scores.npz (of the evaluation set) and results.json. The same
   command again goes on from the last checkpoint, bit for bit.
   """
+  try:
+    return _train(config, workdir, command)
+  except OSError as error:
+    if not is_disk_full(error):
+      raise
+    raise UserError(
+      f"{workdir}: no room on its disk ({error}). Saved checkpoints are whole: "
+      "free space, then run the same command again to go on."
+    ) from error
+
+
+def _train(config, workdir, command):
   started = time.perf_counter()
   validate(config)
   workdir.mkdir(parents=True, exist_ok=True)
   mesh = make_mesh(**config.mesh)
   _check_blocks(config, mesh)
-
-  # ---------------------------------------------------------------- data
-  source = config.init["from"]
-  tokenizer = load_tokenizer(config.init.tokenizer or source)
+  schedule = make_schedule(config.optim, config.num_train_steps)
+  optimizer = make_optimizer(config.optim, schedule)
   reading, supervision = read_spec(config)
   loss = LossSpec(config.loss.name, config.loss.language_coefficient)
-  sets = load_sets(config, tokenizer, reading, supervision, workdir)
 
   # ---------------------------------------------------------------- model
+  # Before the data: its mistakes show in seconds.
+  tokenizer = load_tokenizer(config.init.tokenizer or config.init["from"])
   spec, params = init_from(config, tokenizer)
   check_vocab_size(tokenizer, spec.decoder.vocab_size)
-  write_run(workdir, config, spec, tokenizer, reading)
+
+  # ---------------------------------------------------------------- data
+  sets = load_sets(config, tokenizer, reading, supervision, workdir)
 
   # ---------------------------------------------------------------- plan
   plan = make_plan(
@@ -93,8 +109,6 @@ def train(config, workdir: pathlib.Path, *, command: str) -> int:
   )
 
   # ---------------------------------------------------------------- steps
-  schedule = make_schedule(config.optim, config.num_train_steps)
-  optimizer = make_optimizer(config.optim, schedule)
   steps = make_steps(
     spec,
     loss,
@@ -112,15 +126,23 @@ def train(config, workdir: pathlib.Path, *, command: str) -> int:
   checkpoints = open_checkpoints(workdir, keep=config.train.keep)
   found = restore(checkpoints, jax.device_get(state))
   position = None
+  changed = []
   if found is not None:
     state, position = found
-  first = int(state.step)
+    changed = _changed(workdir, config, tokenizer, reading)
+  # After `restore`: a config that does not fit must not replace the one that
+  # made the checkpoints.
+  write_run(workdir, config, spec, tokenizer, reading)
+  first, skipped = int(state.step), int(state.skipped)
   state = steps.put_state(state)
   frozen = steps.put_frozen(frozen)
   del params, trained
 
-  log = Log(workdir, step=first, total=config.num_train_steps)
+  resumed = None if found is None else first
+  log = Log(workdir, step=resumed, total=config.num_train_steps)
   log.say(_summary(config, spec, sets, plan, mesh, first))
+  for line in changed:
+    log.say(f"note: not as before the restart: {line}")
   direction = longer_wins(sets.train) >= 0.5
   prompts = [prompt_key(r) for r in sets.test_records]
 
@@ -147,14 +169,15 @@ def train(config, workdir: pathlib.Path, *, command: str) -> int:
     hosts=jax.process_count(),
     position=position,
   )
-  asked_to_stop = []
-  before = signal.signal(
-    signal.SIGTERM, lambda *_: asked_to_stop.append(True)
-  )
   metrics = scored = None
-  try:
+  with (
+    contextlib.closing(checkpoints),
+    contextlib.closing(log),
+    _asked_to_stop() as asked_to_stop,
+  ):
     if first == 0:
       metrics, scored = evaluate(state)
+      _metric_name(config, metrics)  # a wrong name shows before the first step
       log.write(_eval_row(0, metrics))
     for step in range(first + 1, config.num_train_steps + 1):
       log.seconds()
@@ -163,14 +186,21 @@ def train(config, workdir: pathlib.Path, *, command: str) -> int:
       out = jax.device_get(out)
       row = _train_row(step, out, counts, log.seconds())
       log.progress(
-        f"loss {row['loss']:.4f}  {row['useful_tokens_per_second']:,.0f} "
-        f"useful tok/s ({row['computed_tokens_per_second']:,.0f} computed)"
+        f"loss {float(out['loss']):.4f}  "
+        f"{row['useful_tokens_per_second']:,.0f} useful tok/s "
+        f"({row['computed_tokens_per_second']:,.0f} computed)"
       )
+      if row["skipped"] > skipped:
+        skipped = row["skipped"]
+        log.say(f"step {step}: loss or gradient not finite, update skipped")
       last = step == config.num_train_steps
       if step % config.evals.every == 0 or last:
         metrics, scored = evaluate(state)
         row |= _eval_row(step, metrics)
-        _keep_best(workdir, config, step, metrics, steps.host_state(state))
+        if _is_best(workdir, config, metrics):
+          # Without the optimizer's state, which nobody scores with.
+          best = steps.host_state(state._replace(opt_state=()))
+          _keep_best(workdir, config, step, metrics, best.params)
       log.write(row)  # one row a train step, evaluation included
       stop = bool(asked_to_stop)
       if step % config.train.checkpoint_every == 0 or last or stop:
@@ -182,18 +212,51 @@ def train(config, workdir: pathlib.Path, *, command: str) -> int:
         return PREEMPTED
     if metrics is None:  # the run was already complete
       metrics, scored = evaluate(state)
-  finally:
-    signal.signal(signal.SIGTERM, before)
-    log.close()
-    checkpoints.close()
 
   write_scores(workdir / "scores.npz", sets.test, scored)
   seconds = time.perf_counter() - started
+  step = int(state.step.ravel()[0])
   write_json(
     workdir / "results.json",
-    results(config, metrics, sets, command, seconds, int(state.step.ravel()[0])),
+    results(config, metrics, sets, command, seconds, step),
   )
   return 0
+
+
+@contextlib.contextmanager
+def _asked_to_stop():
+  """A list that is empty until SIGTERM comes."""
+  asked = []
+  before = signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
+  try:
+    yield asked
+  finally:
+    signal.signal(signal.SIGTERM, before)
+
+
+def _changed(workdir, config, tokenizer, reading) -> list[str]:
+  """What differs from the run that made the checkpoints, one line a key.
+
+  Raises:
+    UserError: the tokenizer, template or reading is not the one it was.
+  """
+  run = json.loads((workdir / "run.json").read_text())
+  ours = fingerprint(tokenizer, tokenizer.chat_template, policy(reading))
+  check_fingerprint(run["fingerprint"], ours)
+
+  def flat(tree, prefix):
+    if not isinstance(tree, dict):
+      return {prefix: tree}
+    parts = [flat(tree[key], f"{prefix}.{key}") for key in tree]
+    return {key: x for part in parts for key, x in part.items()}
+
+  before = flat(run["config"], "config")
+  now = flat(json.loads(json.dumps(config.to_dict())), "config")
+  return [
+    f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+    for key in sorted(before.keys() | now.keys())
+    if before.get(key) != now.get(key)
+  ]
 
 
 def _check_blocks(config, mesh):
@@ -236,7 +299,9 @@ def _summary(config, spec, sets, plan, mesh, first) -> str:
   note = f"note: {config.note}\n" if config.note else ""
   return (
     f"{note}{c['train_groups']:,} train groups ({c['train_rejected']} rejected, "
-    f"{c['train_overlong']} overlong), {c['test_groups']:,} test groups\n"
+    f"{c['train_overlong']} overlong), {c['test_groups']:,} test groups "
+    f"({c['test_rejected']} rejected, {c['test_overlong']} overlong), "
+    f"{c['unreadable']} records unreadable\n"
     f"{config.data.layout} layout: {c['train_tokens_shared']:,} tokens an epoch "
     f"(one row per completion would take {c['train_tokens_unshared']:,}; "
     f"sharing saves {saved:.0%})\n"
@@ -290,7 +355,7 @@ def _metric_name(config, metrics) -> str:
   name = config.evals.metric
   if name == "auto":
     known = ("accuracy", "label_accuracy", "squared_error")
-    name = next(k for k in known if k in metrics)
+    name = next((k for k in known if k in metrics), "loss")
   if name not in metrics:
     raise UserError(
       f"config.evals.metric={name!r} is not measured on this data. Known: "
@@ -299,14 +364,21 @@ def _metric_name(config, metrics) -> str:
   return name
 
 
-def _keep_best(workdir, config, step, metrics, state) -> None:
-  """Saves the parameters when the named metric is the best so far."""
+def _is_best(workdir, config, metrics) -> bool:
+  """Whether the named metric is better than best.json says."""
   name = _metric_name(config, metrics)
   now = metrics[name]["value"]
   path = workdir / "best.json"
-  best = json.loads(path.read_text())["value"] if path.exists() else None
-  sign = -1 if any(word in name for word in LOWER_IS_BETTER) else 1
-  if now is None or (best is not None and sign * now <= sign * best):
-    return
-  save_best(workdir, step, state.params)
-  write_json(path, {"metric": name, "value": now, "step": step})
+  best = json.loads(path.read_text()) if path.exists() else {"metric": ""}
+  if now is None or best["metric"] != name:
+    return now is not None
+  lower = any(word in name for word in LOWER_IS_BETTER)
+  return now < best["value"] if lower else now > best["value"]
+
+
+def _keep_best(workdir, config, step, metrics, params) -> None:
+  """Parameters first: best.json never names a checkpoint that is not there."""
+  save_best(workdir, step, params)
+  name = _metric_name(config, metrics)
+  best = {"metric": name, "value": metrics[name]["value"], "step": step}
+  write_json(workdir / "best.json", best)

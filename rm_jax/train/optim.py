@@ -90,8 +90,8 @@ def decayed(params: dict) -> dict:
 def make_schedule(c, num_train_steps: int) -> optax.Schedule:
   """Learning rate by number of updates made so far.
 
-  Linear warm-up from 0 over `warmup_steps`, then constant, linear or cosine
-  to `final_lr_ratio` of the peak at the last train step.
+  Update i of `warmup_steps` w gets lr (i + 1) / (w + 1); then constant, or
+  linear or cosine to `final_lr_ratio` of lr at the last train step.
 
   Args:
     c: config.optim.
@@ -125,6 +125,12 @@ def make_schedule(c, num_train_steps: int) -> optax.Schedule:
 def make_optimizer(c, schedule: optax.Schedule) -> optax.GradientTransformation:
   """Clip, adamw or adafactor, then the head's own multiple of the rate.
 
+      p <- p - lr (u + weight_decay p),  u of Adam or of Adafactor
+
+  Source: Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2; Shazeer
+  and Stern 2018, arXiv:1804.04235, algorithm 4, without its relative step
+  sizes, update clipping and momentum.
+
   Args:
     c: config.optim: name, b1, b2, eps, weight_decay, clip_norm (0: none),
       head_lr_multiplier.
@@ -143,12 +149,11 @@ def make_optimizer(c, schedule: optax.Schedule) -> optax.GradientTransformation:
       mask=decayed,
     )
   else:
-    core = optax.adafactor(
-      schedule,
-      multiply_by_parameter_scale=False,
-      clipping_threshold=None,
-      weight_decay_rate=c.weight_decay or None,
-      weight_decay_mask=decayed,
+    # optax.adafactor would decay by weight_decay a step, not by lr times it.
+    core = optax.chain(
+      optax.scale_by_factored_rms(),
+      optax.add_decayed_weights(c.weight_decay, mask=decayed),
+      optax.scale_by_learning_rate(schedule),
     )
 
   def head_only(params):

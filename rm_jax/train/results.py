@@ -15,7 +15,9 @@ RESULTS_SCHEMA = 1
 def write_scores(path: pathlib.Path, data, scored) -> None:
   """Scores of the evaluation set as flat arrays, for plots and other tools."""
   counts = [len(s) for s in scored.completions]
-  pairs = [(n, i, j) for n, g in enumerate(data.groups) for i, j in g.comparisons]
+  pairs = [
+    (n, i, j) for n, g in enumerate(data.groups) for i, j in g.comparisons
+  ]
   np.savez(
     path,
     scores=np.concatenate(scored.completions),
@@ -41,9 +43,7 @@ def results(config, metrics, sets, command, seconds, step) -> dict:
     "seconds": round(seconds, 1),
     "command": command,
     "metrics": {k: v | {"seeds": [config.seed]} for k, v in metrics.items()},
-    "per_seed": {
-      str(config.seed): {k: v["value"] for k, v in metrics.items()}
-    },
+    "per_seed": {str(config.seed): {k: v["value"] for k, v in metrics.items()}},
     "counts": sets.counts,
     "num_train_steps": step,
     "ties": "half",
@@ -55,11 +55,17 @@ def commit() -> str:
   here = pathlib.Path(__file__).parent
 
   def git(*args):
-    out = subprocess.run(
-      ["git", "-C", str(here), *args], capture_output=True, text=True
-    )
+    try:
+      out = subprocess.run(
+        ["git", "-C", str(here), *args], capture_output=True, text=True
+      )
+    except OSError:  # no git on this machine
+      return ""
     return out.stdout.strip() if out.returncode == 0 else ""
 
+  # Installed inside somebody else's tree, this file is not one of its own.
+  if not git("ls-files", pathlib.Path(__file__).name):
+    return ""
   head = git("rev-parse", "--short=12", "HEAD")
   return head + ("+" if head and git("status", "--porcelain") else "")
 

@@ -14,7 +14,7 @@ from rm_jax.data.rejects import check_share, write_rejects
 from rm_jax.data.sources import read_records
 from rm_jax.data.split import overlap, split_by_prompt
 from rm_jax.losses import KIND
-from rm_jax.objectives import LossSpec
+from rm_jax.objectives import LossSpec, check_fit
 from rm_jax.types import Record, UserError
 
 
@@ -24,7 +24,7 @@ class Sets(NamedTuple):
   train: Dataset
   test: Dataset
   test_records: list
-  counts: dict  # what was left out of each, and what sharing saved
+  counts: dict  # what was left out, by reason, and what sharing saved
 
 
 def read_spec(config) -> tuple[Reading, Supervision]:
@@ -39,7 +39,9 @@ def read_spec(config) -> tuple[Reading, Supervision]:
     pooling=config.model.pooling,
   )
   # Checks the name before KIND is asked for it.
-  name = LossSpec(config.loss.name, config.loss.language_coefficient).name
+  loss = LossSpec(config.loss.name, config.loss.language_coefficient)
+  check_fit(loss, head=config.model.head, pooling=config.model.pooling)
+  name = loss.name
   supervision = Supervision(
     loss=name,
     kind=KIND[name],
@@ -86,7 +88,7 @@ def load_sets(config, tokenizer, reading, supervision, workdir) -> Sets:
     records, test = split_by_prompt(records, share=d.eval_share, seed=0)
   if config.evals.max_groups:
     test = test[: config.evals.max_groups]
-  counts, out = {}, []
+  counts, out = {"unreadable": len(every)}, []
   for name, rows in (("train", records), ("test", test)):
     data = tokenize_records(rows, tokenizer, reading, supervision)
     rejects = data.rejects + [
@@ -94,9 +96,7 @@ def load_sets(config, tokenizer, reading, supervision, workdir) -> Sets:
     ]
     every += rejects
     write_rejects(every, rejected)
-    check_share(
-      data.rejects, len(rows), max_reject_share=d.max_reject_share
-    )
+    check_share(data.rejects, len(rows), max_reject_share=d.max_reject_share)
     if not data.groups:
       first = f" First: {rejects[0].reason}." if rejects else ""
       raise UserError(

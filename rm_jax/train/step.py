@@ -35,7 +35,7 @@ class Steps(NamedTuple):
   """The compiled functions of a run and how to place what they take."""
 
   train: Any  # (state, frozen, batch) -> (state, metrics)
-  evaluate: Any  # (params, frozen, batch) -> (completion scores, slot scores, sums)
+  evaluate: Any  # (params, frozen, batch) -> what `eval_body` returns
   put_state: Any  # TrainState on the host -> on the devices
   put_frozen: Any
   put_batch: Any
@@ -138,11 +138,11 @@ def make_steps(
   if parallel == "pmap":
     return _pmap_steps(spec, loss, optimizer, schedule, accumulate, mesh)
 
-  boxed_params, boxed_frozen = split_trainable(
-    abstract_params(spec), trainable
-  )
+  boxed_params, boxed_frozen = split_trainable(abstract_params(spec), trainable)
   param_shards = shard_tree(boxed_params, mesh)
   frozen_shards = shard_tree(boxed_frozen, mesh)
+  _check_divides(boxed_params, param_shards, mesh)
+  _check_divides(boxed_frozen, frozen_shards, mesh)
   alone = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
   boxed_opt = jax.eval_shape(optimizer.init, boxed_params)
   opt_shards = jax.tree.map(
@@ -182,6 +182,22 @@ def make_steps(
     put_batch=lambda b: jax.device_put(b, blocks),
     host_state=jax.device_get,
   )
+
+
+def _check_divides(boxed, shards, mesh):
+  """Every axis of a parameter that a mesh axis cuts must split evenly."""
+
+  def check(path, leaf, shard):
+    for size, axes in zip(leaf.shape, shard.spec, strict=False):
+      for axis in axes if isinstance(axes, tuple) else (axes,):
+        if axis is not None and size % mesh.shape[axis]:
+          raise UserError(
+            f"config.mesh.{axis}={mesh.shape[axis]} does not divide an axis of "
+            f"{size} of parameter {jax.tree_util.keystr(path)} (remainder "
+            f"{size % mesh.shape[axis]}). Choose a divisor of {size}."
+          )
+
+  jax.tree_util.tree_map_with_path(check, nn.unbox(boxed), shards)
 
 
 def _pmap_steps(spec, loss, optimizer, schedule, accumulate, mesh):

@@ -16,6 +16,10 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
+from rm_jax.data.supervise import supervise
+from rm_jax.data.tokenize import encode
+from rm_jax.types import Record
+
 SENTENCES = (
   "What is two plus two ? It is four . It is five .",
   "First add two . Then add one . The answer is three .",
@@ -82,3 +86,47 @@ def words(tokenizer, ids) -> list:
   tokens = tokenizer.convert_ids_to_tokens([int(i) for i in ids])
   names = {"<|im_start|>": "<", "<|im_end|>": ">"}
   return [names.get(t, t.replace("Ġ", "_").replace("Ċ", "/")) for t in tokens]
+
+
+# ------------------------------------------------------- two records
+
+PAIR = Record(
+  "pair",
+  "What is two plus two ?",
+  ("It is four .", "Nobody knows ."),
+  ranks=(0, 1),
+  source="rows.jsonl",
+  line=7,
+)
+STEPS = Record(
+  "steps",
+  "What is two plus two ?",
+  ("First add two .\nThen add one .",),
+  step_ends=((15, 30),),
+  step_labels=((1.0, 0.0),),
+)
+PROMPT = "<s> < user / What _is _two _plus _two _? > / < assistant /".split()
+
+
+def encoded(
+  record=PAIR, tokenizer=None, read_at="end_of_turn", template="auto"
+):
+  tokenizer = tokenizer or make_tokenizer()
+  return encode(record, tokenizer, read_at=read_at, template=template)
+
+
+def group(record=PAIR, coded=None, **changes):
+  arguments = dict(
+    index=3,
+    loss="bradley_terry",
+    kind="pairwise",
+    pooling="last_token",
+    per="group",
+    margin="none",
+    language=0.0,
+  )
+  return supervise(coded or encoded(record), record, **{**arguments, **changes})
+
+
+def lists(arrays):
+  return [array.tolist() for array in arrays]

@@ -1,0 +1,223 @@
+"""A trained model on a file of records: results.json and a table."""
+
+import pathlib
+import time
+
+from ml_collections import ConfigDict
+
+from rm_jax.data.loader import (
+  Dataset,
+  Supervision,
+  overlong_reject,
+  tokenize_records,
+)
+from rm_jax.data.rejects import write_rejects
+from rm_jax.data.sources import read_records
+from rm_jax.data.split import prompt_key, split_by_prompt
+from rm_jax.data.tokenize import find_ranks, ordered_pairs
+from rm_jax.inference import RewardModel
+from rm_jax.objectives import LossSpec
+from rm_jax.train.checkpoint import write_json
+from rm_jax.train.evaluate import measure
+from rm_jax.train.results import results
+from rm_jax.train.sets import Sets, read_spec
+from rm_jax.types import Record, UserError
+
+# What a model is asked that has no loss of its own, or one that the data
+# cannot answer: which of two completions is better.
+COMPARISONS = Supervision(
+  loss="bradley_terry",
+  kind="pairwise",
+  per="group",
+  margin="none",
+  language=0.0,
+)
+
+
+def evaluate_records(
+  model: str,
+  data: str | pathlib.Path,
+  out: str | pathlib.Path,
+  *,
+  kind: str,
+  max_groups: int,
+  allow_overlap: bool,
+  dtype: str,
+  command: str,
+) -> str:
+  """Measures a model on records, writes results.json, returns a table.
+
+  The metrics are those of training (`rm_jax.train.evaluate.measure`) under the
+  run's own loss; a published model, and one whose loss needs labels that no
+  record has, is asked for comparisons (Bradley-Terry). Records longer than a
+  row are left out and counted, or cut, as the run did. Next to results.json
+  lies `<name>.rejects.jsonl`: every record left out, with its reason.
+
+  Args:
+    model: what `RewardModel.load` takes.
+    data: file or folder of records.
+    out: a .json file, or a folder for results.json.
+    kind: record format; "auto" recognises it by the fields.
+    max_groups: evaluate the first so many; 0: all.
+    allow_overlap: evaluate although prompts were trained on.
+    dtype: of the matrix products.
+    command: for results.json.
+
+  Raises:
+    UserError: nothing usable, prompts that were trained on, `out` holds the
+      results of a training run.
+  """
+  started = time.perf_counter()
+  path = _results_path(pathlib.Path(out))
+  items = list(read_records(data, kind=kind))
+  records = [x for x in items if isinstance(x, Record)]
+  rejects = [x for x in items if not isinstance(x, Record)]
+  if max_groups:
+    records = records[:max_groups]
+  reward_model = RewardModel.load(model, dtype=dtype)
+  run = reward_model.run
+  config = run.config if run else ConfigDict({"seed": 0})
+
+  trained, longer_is_better, note = _training_prompts(run)
+  prompts = [prompt_key(r) for r in records]
+  seen = sum(p in trained for p in prompts)
+  if seen and not allow_overlap:
+    raise UserError(
+      f"{seen} of {len(records)} records of {data} have prompts that the model "
+      f"was trained on ({note}): its accuracy there says nothing about new "
+      "prompts. Take them out, or pass --allow_overlap."
+    )
+
+  dataset, supervision = _tokenize(reward_model, records, rejects, data)
+  loss = LossSpec(supervision.loss, supervision.language)
+  scored = reward_model.score_tokenized(
+    dataset, pooling=reward_model.reading.pooling, loss=loss, progress="eval"
+  )
+  metrics = measure(
+    dataset,
+    scored,
+    prompts=[prompts[g.record] for g in dataset.groups],
+    longer_is_better=longer_is_better,
+    seed=config.seed,
+  )
+  left_out = rejects + dataset.rejects
+  left_out += [
+    overlong_reject(records[i], reward_model.reading.row_len)
+    for i in dataset.overlong
+  ]
+  counts = {
+    "groups": len(dataset.groups),
+    "rejected": len(rejects) + len(dataset.rejects),
+    "overlong": len(dataset.overlong),
+    "trained_on": seen if trained else None,  # null: could not be checked
+  }
+  path.parent.mkdir(parents=True, exist_ok=True)
+  rejected = path.with_name(path.stem + ".rejects.jsonl")
+  write_rejects(left_out, rejected)
+  sets = Sets(None, dataset, records, counts)
+  seconds = time.perf_counter() - started
+  step = run.step if run else 0
+  write_json(path, results(config, metrics, sets, command, seconds, step))
+
+  checked = f"{seen} of them trained on" if trained else "not checked"
+  lines = [
+    f"{counts['groups']:,} groups evaluated, {counts['rejected']} rejected, "
+    f"{counts['overlong']} overlong; loss: {supervision.loss}",
+    f"prompts: {checked} ({note})",
+    "",
+    table(metrics),
+    "",
+    "Intervals: 95 %, bootstrap over prompts. Equal scores count 1/2; chance "
+    "is 0.5.",
+    f"length_only_accuracy: the {'longer' if longer_is_better else 'shorter'} "
+    "completion is called better.",
+    f"Written: {path}" + (f", {rejected}" if left_out else ""),
+  ]
+  if "accuracy" not in metrics:
+    del lines[-2]
+  return "\n".join(lines)
+
+
+def table(metrics: dict[str, dict]) -> str:
+  """One aligned line per metric: name, value, 95 % interval, n."""
+  rows = [("metric", "value", "95 % interval", "n")]
+  for name, entry in metrics.items():
+    interval = ""
+    if entry["low"] is not None:
+      interval = f"[{entry['low']:.4f}, {entry['high']:.4f}]"
+    number = "-" if entry["value"] is None else f"{entry['value']:.4f}"
+    rows.append((name, number, interval, f"{entry['n']:,}"))
+  wide = [max(len(row[i]) for row in rows) for i in range(4)]
+  return "\n".join(
+    f"{a:{wide[0]}}  {b:>{wide[1]}}  {c:{wide[2]}}  {d:>{wide[3]}}"
+    for a, b, c, d in rows
+  )
+
+
+def _results_path(out: pathlib.Path) -> pathlib.Path:
+  path = out if out.suffix == ".json" else out / "results.json"
+  if path.name == "results.json" and (path.parent / "run.json").exists():
+    raise UserError(
+      f"--out={out}: {path} is where the training run of that folder keeps its "
+      "results: choose another folder, or a name such as "
+      f"{path.with_name('eval.json')}."
+    )
+  return path
+
+
+def _training_prompts(run) -> tuple[set, bool, str]:
+  """(keys of the prompts trained on, whether longer wins there, a note).
+
+  Found again from the run's data by the rules of training. No keys: they
+  could not be found, and the note says why.
+  """
+  if run is None:
+    return set(), True, "this model was not trained here"
+  d = run.config.data
+  if not pathlib.Path(d.source).exists():
+    return set(), True, f"the training data {d.source} is not there any more"
+  records = [
+    r for r in read_records(d.source, kind=d.kind) if isinstance(r, Record)
+  ]
+  if not d.eval_source:
+    records, _ = split_by_prompt(records, share=d.eval_share, seed=0)
+  keys = {prompt_key(r) for r in records}
+  note = f"{len(keys):,} training prompts in {d.source}"
+  return keys, _longer_wins(records), note
+
+
+def _longer_wins(records) -> bool:
+  """Whether the longer completion wins most training comparisons.
+
+  By characters: to count tokens would take longer than the evaluation.
+  """
+  votes = 0
+  for record in records:
+    lengths = [_characters(c) for c in record.completions]
+    for i, j in ordered_pairs(find_ranks(record)):
+      votes += (lengths[i] > lengths[j]) - (lengths[i] < lengths[j])
+  return votes >= 0
+
+
+def _characters(completion) -> int:
+  if isinstance(completion, str):
+    return len(completion)
+  return sum(len(message["content"]) for message in completion)
+
+
+def _tokenize(model, records, rejects, data) -> tuple[Dataset, Supervision]:
+  """The records under the run's own supervision, else as comparisons."""
+  tried, reading = [COMPARISONS], model.reading
+  if model.run:
+    tried.insert(0, read_spec(model.run.config)[1])
+    reading = reading._replace(overlong=model.run.config.data.overlong)
+  for supervision in tried:
+    dataset = tokenize_records(records, model.tokenizer, reading, supervision)
+    if dataset.groups:
+      return dataset, supervision
+  why = [r.reason for r in [*rejects, *dataset.rejects]]
+  why += ["longer than a row"] * bool(dataset.overlong)
+  raise UserError(
+    f"{data}: none of {len(records) + len(rejects)} records can be evaluated. "
+    f"First: {why[0] if why else 'there is none'}."
+  )

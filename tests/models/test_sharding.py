@@ -1,0 +1,62 @@
+"""The mesh, and where parameters and batches go on it."""
+
+import jax
+import pytest
+from jax.sharding import PartitionSpec
+
+from rm_jax.models.sharding import block_sharding, make_mesh, shard_tree
+from rm_jax.models.sizes import SIZES
+from rm_jax.reward_model import ModelSpec, abstract_params
+from rm_jax.types import UserError
+
+SPEC = ModelSpec(
+  SIZES["tiny"], "scalar", "zeros", "last_token", "float32", True, (3,)
+)
+
+
+def test_data_takes_the_devices_that_are_left():
+  mesh = make_mesh(data=-1, fsdp=2, tensor=2)
+  assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+
+
+@pytest.mark.parametrize(
+  "sizes, said",
+  [
+    (dict(data=3, fsdp=1, tensor=1), "covers 3 devices, this process sees 8"),
+    (dict(data=-1, fsdp=3, tensor=1), "covers 6 devices"),
+    (dict(data=0, fsdp=1, tensor=1), "sizes are positive"),
+    (dict(data=-1, fsdp=0, tensor=1), "sizes are positive"),
+  ],
+)
+def test_a_mesh_that_does_not_multiply_says_both_numbers(sizes, said):
+  with pytest.raises(UserError, match=said):
+    make_mesh(**sizes)
+
+
+def test_kernels_are_cut_and_norms_and_head_are_not():
+  # Catches a logical axis without a rule: it would be copied, silently.
+  mesh = make_mesh(data=2, fsdp=2, tensor=2)
+  shards = shard_tree(abstract_params(SPEC), mesh)
+  layer = shards["backbone"]["layers_0"]
+  specs = {
+    "q": layer["attn"]["q"]["kernel"],
+    "o": layer["attn"]["o"]["kernel"],
+    "down": layer["mlp"]["down"]["kernel"],
+    "embed": shards["backbone"]["embed"]["embedding"],
+    "norm": layer["attn_norm"]["scale"],
+    "head": shards["head"]["kernel"],
+  }
+  assert {k: v.spec for k, v in specs.items()} == {
+    "q": PartitionSpec(None, "fsdp", "tensor"),
+    "o": PartitionSpec(None, "tensor", "fsdp"),
+    "down": PartitionSpec(None, "tensor", "fsdp"),
+    "embed": PartitionSpec("tensor", "fsdp"),
+    "norm": PartitionSpec(None, None),
+    "head": PartitionSpec(None),
+  }
+
+
+def test_blocks_are_cut_over_data_and_fsdp():
+  mesh = make_mesh(data=2, fsdp=2, tensor=2)
+  blocks = jax.device_put(jax.numpy.zeros((8, 3)), block_sharding(mesh))
+  assert {s.data.shape for s in blocks.addressable_shards} == {(2, 3)}

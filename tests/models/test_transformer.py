@@ -1,0 +1,177 @@
+"""The decoder: stacks, bfloat16, and an independent forward in numpy."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rm_jax.models.attention import Forest
+from rm_jax.models.sizes import SIZES
+from rm_jax.models.transformer import unembedding
+from rm_jax.reward_model import ModelSpec, init_params, modules
+from rm_jax.train.optim import cut_layers, join_layers
+
+TINY = SIZES["tiny"]
+
+
+def spec(decoder=TINY, dtype="float32", segments=None, remat=False):
+  segments = segments or (decoder.layers,)
+  return ModelSpec(
+    decoder, "scalar", "unit", "last_token", dtype, remat, segments
+  )
+
+
+@functools.cache
+def random_params(decoder=TINY):
+  """Norm scales off one: ones would hide a scale that is left out."""
+  params = init_params(spec(decoder), jax.random.key(0))["backbone"]
+  rng = np.random.default_rng(0)
+
+  def off_one(path, x):
+    if "scale" not in jax.tree_util.keystr(path):
+      return np.asarray(x)
+    return np.asarray(x) + rng.normal(size=x.shape).astype(np.float32) / 3
+
+  return jax.tree_util.tree_map_with_path(off_one, params)
+
+
+def rows(lengths, width=12):
+  """Each row one path, padded at its end."""
+  rng = np.random.default_rng(0)
+  tokens = np.zeros((len(lengths), width), np.int32)
+  group = np.zeros_like(tokens)
+  positions = np.zeros_like(tokens)
+  for i, n in enumerate(lengths):
+    tokens[i, :n] = rng.integers(1, TINY.vocab_size, n)
+    group[i, :n] = 1
+    positions[i, :n] = np.arange(n)
+  zeros = np.zeros_like(tokens)
+  return jnp.asarray(tokens), Forest(
+    *map(jnp.asarray, (group, zeros, positions, zeros))
+  )
+
+
+def slow_forward(params, c, tokens):
+  """One path in float64, a token and a head at a time."""
+
+  def norm(x, scale):
+    return x / np.sqrt(np.mean(x**2) + c.norm_eps) * scale
+
+  def turn(x, position):
+    half = c.head_dim // 2
+    out = np.zeros_like(x)
+    for i in range(half):
+      angle = position * c.rope_theta ** (-2 * i / c.head_dim)
+      a, b = x[i], x[i + half]
+      out[i] = a * np.cos(angle) - b * np.sin(angle)
+      out[i + half] = b * np.cos(angle) + a * np.sin(angle)
+    return out
+
+  p = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+  x = p["embed"]["embedding"][np.asarray(tokens)]
+  for n in range(c.layers):
+    w = jax.tree.map(lambda leaf, n=n: leaf[n], p["layers_0"])
+    h = [norm(t, w["attn_norm"]["scale"]) for t in x]
+    heads = np.zeros((len(x), c.heads * c.head_dim))
+
+    def project(name, h=h, w=w):
+      flat = np.stack(h) @ w["attn"][name]["kernel"]
+      return flat.reshape(len(h), -1, c.head_dim)
+
+    q, k, v = project("q"), project("k"), project("v")
+    for head in range(c.heads):
+      j = head // (c.heads // c.kv_heads)
+      for t in range(len(x)):
+        first = max(0, t - c.window + 1) if c.window else 0
+        past = range(first, t + 1)
+        logits = np.array(
+          [turn(q[t, head], t) @ turn(k[s, j], s) for s in past]
+        ) / np.sqrt(c.head_dim)
+        weights = np.exp(logits - logits.max())
+        weights /= weights.sum()
+        part = slice(head * c.head_dim, (head + 1) * c.head_dim)
+        heads[t, part] = sum(
+          a * v[s, j] for a, s in zip(weights, past, strict=True)
+        )
+    x = x + heads @ w["attn"]["o"]["kernel"]
+    for t in range(len(x)):
+      h = norm(x[t], w["mlp_norm"]["scale"])
+      gate = h @ w["mlp"]["gate"]["kernel"]
+      up = h @ w["mlp"]["up"]["kernel"]
+      x[t] = (
+        x[t] + (gate / (1 + np.exp(-gate)) * up) @ w["mlp"]["down"]["kernel"]
+      )
+  return np.stack([norm(t, p["final_norm"]["scale"]) for t in x])
+
+
+def run(params, tokens, forest, **how):
+  decoder, _ = modules(spec(**how))
+  return jax.jit(decoder.apply)({"params": params}, tokens, forest)
+
+
+@pytest.mark.parametrize("window", [0, 4])
+def test_equals_a_slow_forward_in_float64(window):
+  # Catches interleaved rotary halves, a left-out norm scale, gate and up
+  # swapped, a wrong head mapping, a window off by one.
+  decoder = dataclasses.replace(TINY, window=window)
+  params = random_params()
+  tokens, forest = rows([12, 7, 1])
+  got = run(params, tokens, forest, decoder=decoder)
+  for i, n in enumerate([12, 7, 1]):
+    want = slow_forward(params, decoder, tokens[i, :n])
+    np.testing.assert_allclose(got[i, :n], want, rtol=2e-4, atol=2e-4)
+
+
+def test_cut_stacks_compute_what_one_stack_does():
+  params, (tokens, forest) = random_params(), rows([12, 7])
+  whole = run(params, tokens, forest)
+  cut = run(cut_layers(params, (2, 1)), tokens, forest, segments=(2, 1))
+  np.testing.assert_allclose(cut, whole, rtol=1e-5, atol=1e-5)
+  back = join_layers(cut_layers(params, (2, 1)))
+  jax.tree.map(np.testing.assert_array_equal, back, params)
+
+
+def test_remat_changes_no_gradient():
+  params, (tokens, forest) = random_params(), rows([12, 7])
+
+  def loss(params, remat):
+    decoder, _ = modules(spec(remat=remat))
+    return jnp.sum(decoder.apply({"params": params}, tokens, forest) ** 2)
+
+  plain = jax.jit(jax.grad(lambda p: loss(p, False)))(params)
+  saved = jax.jit(jax.grad(lambda p: loss(p, True)))(params)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+    plain,
+    saved,
+  )
+
+
+def test_bfloat16_is_near_float32_and_gives_float32():
+  params, (tokens, forest) = random_params(), rows([12])
+  exact = run(params, tokens, forest)
+  rough = run(params, tokens, forest, dtype="bfloat16")
+  assert rough.dtype == jnp.float32
+  worst = float(jnp.abs(rough - exact).max() / jnp.abs(exact).max())
+  assert 0 < worst < 0.05
+
+
+def test_untied_unembedding_has_its_own_matrix():
+  decoder = dataclasses.replace(TINY, tied=False)
+  params = init_params(spec(decoder), jax.random.key(0))["backbone"]
+  table = unembedding(params, decoder)
+  assert table.shape == (TINY.vocab_size, TINY.width)
+  np.testing.assert_array_equal(table.T, params["lm_head"]["kernel"])
+  tied = init_params(spec(), jax.random.key(0))["backbone"]
+  assert "lm_head" not in tied
+  np.testing.assert_array_equal(
+    unembedding(tied, TINY), tied["embed"]["embedding"]
+  )
+
+
+def test_segments_must_cover_the_layers():
+  with pytest.raises(ValueError, match="add up to 2 layers, the decoder has 3"):
+    init_params(spec(segments=(2,)), jax.random.key(0))

@@ -1,0 +1,83 @@
+"""The README is true: its tables, its files, its commands."""
+
+import json
+import pathlib
+import re
+import shlex
+
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from rm_jax.config import validate
+from rm_jax.evals.seeds import table
+from rm_jax.main import VERBS
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+  line.split("#")[0].strip() for b in BLOCKS for line in b.splitlines() if line
+]
+RM_JAX = [c for c in COMMANDS if c.startswith("rm-jax ")]
+MAKE = [c for c in COMMANDS if c.startswith("make ")]
+TABLE = re.compile(r"<!-- table (\S+) -->\n(.*?)<!-- end -->", re.DOTALL)
+
+
+def test_tables_are_printed_from_their_results():
+  # Catches a number edited by hand, and results without their table.
+  found = TABLE.findall(README)
+  assert len(found) == 2
+  for path, text in found:
+    results = json.loads((ROOT / path).read_text())
+    assert text.strip() == table(results).strip(), f"run: {WRITE}"
+
+
+WRITE = "python tests/test_readme.py"
+
+
+def test_pictures_and_links_exist():
+  links = re.findall(r"\]\(([^)#]+)\)", README)
+  assert links
+  missing = [x for x in links if not (ROOT / x).exists()]
+  assert not missing
+
+
+@pytest.mark.parametrize("command", MAKE)
+def test_make_targets_exist(command):
+  target = shlex.split(command)[1]
+  assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M)
+
+
+@pytest.mark.parametrize("command", RM_JAX)
+def test_commands_parse(command):
+  # Catches a flag or config key that the README names and the code lost.
+  _, verb, *rest = shlex.split(command)
+  values = flags.FlagValues()
+  given = dict(x.lstrip("-").split("=", 1) for x in rest)
+  if "config" in given:
+    given["config"] = str(ROOT / given["config"])
+    config_flags.DEFINE_config_file("config", None, flag_values=values)
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    values(["rm-jax", *(f"--{k}={v}" for k, v in given.items())])
+    validate(values["config"].value)
+  assert verb in VERBS
+
+
+def test_config_files_in_the_text_exist():
+  for path in re.findall(r"configs/\w+\.py", README):
+    assert (ROOT / path).exists(), path
+
+
+def write() -> None:
+  """Prints every table of the README anew from its results."""
+
+  def fill(match):
+    results = json.loads((ROOT / match[1]).read_text())
+    return f"<!-- table {match[1]} -->\n{table(results)}\n<!-- end -->"
+
+  (ROOT / "README.md").write_text(TABLE.sub(fill, README))
+
+
+if __name__ == "__main__":
+  write()
