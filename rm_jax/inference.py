@@ -23,7 +23,7 @@ from rm_jax.data.tokenizers import (
 from rm_jax.models.convert import load_pretrained
 from rm_jax.models.transformer import DecoderConfig
 from rm_jax.objectives import LossSpec
-from rm_jax.places import locate
+from rm_jax.places import EMBEDDED, locate
 from rm_jax.reward_model import ModelSpec
 from rm_jax.train.checkpoint import load_params
 from rm_jax.train.evaluate import Scored, eval_body, score_dataset
@@ -359,16 +359,27 @@ def _load_run(cls, workdir, which, step, dtype):
 
 
 def _load_published(cls, source, dtype):
+  path = pathlib.Path(source)
+  if str(source) not in EMBEDDED and not (
+    path.is_file() or (path / "config.json").is_file()
+  ):
+    what = "a folder with neither" if path.is_dir() else "no such path"
+    raise UserError(
+      f"{source}: expected a run's workdir (with run.json), one of its "
+      "checkpoints, or a folder of *ForSequenceClassification (with "
+      f"config.json), got {what}: correct the path."
+    )
   found = load_pretrained(source)
   if found.score is None:
     raise UserError(
-      f"{locate(source)}: a language model without a reward head. Train one: "
-      f"rm-jax train --config=... --config.init.from={source}"
+      f"{locate(source)}: expected a model with a reward head, got a language "
+      "model without one. Train one: rm-jax train --config=... "
+      f"--config.init.from={source}"
     )
   if len(found.score) != 1:
     raise UserError(
-      f"{locate(source)}: score.weight has {len(found.score)} labels, a scalar "
-      "reward model has 1."
+      f"{locate(source)}: score.weight has {len(found.score)} labels, a reward "
+      "model has 1: load a model with num_labels=1."
     )
   tokenizer = load_tokenizer(source)
   check_vocab_size(tokenizer, found.config.vocab_size)

@@ -301,7 +301,9 @@ def _parse(argv: list[str]) -> None:
 def _explain(error, argv: list[str]) -> str:
   """One line about an exception of absl, ml_collections or a config file."""
   lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-  if isinstance(error, flags.Error | OSError):
+  if isinstance(error, OSError):
+    return lines[-1]  # after what ml_collections says about itself
+  if isinstance(error, flags.Error):
     # absl packs a whole traceback of the config file into some of these.
     packed = any(line.startswith("Traceback") for line in lines)
     return f"{lines[0]} {lines[-1]}" if packed else " ".join(lines)

@@ -100,7 +100,7 @@ def _pick(scores, index):
 
 
 def _real(values, weight):
-  """Values where there is weight, else 0: a NaN times a gradient of 0 is NaN."""
+  """Values where there is weight, else 0: NaN times a zero gradient is NaN."""
   return jnp.where(weight == 0, 0.0, values)
 
 
@@ -148,7 +148,7 @@ def weight_sums(loss: LossSpec, batch: Batch) -> dict[str, Float[Array, ""]]:
 
 
 def _language_sum(outputs: Outputs, batch: Batch, dtype):
-  """Sum of weighted next-token losses, [V] logits a chunk of slots at a time."""
+  """Sum of weighted next-token losses; logits of one chunk at a time."""
   blocks, rows, slots, width = outputs.context.shape
   total = blocks * rows * slots
   lines = blocks * rows

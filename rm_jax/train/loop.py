@@ -295,18 +295,24 @@ def _summary(config, spec, sets, plan, mesh, first) -> str:
     f"{plan.geometry.blocks}x{r}x{plan.geometry.row_len}"
     for r in plan.row_counts
   ]
+
+
+  def side(name):
+    return (
+      f"{c[f'{name}_groups']:,} {name} groups ({c[f'{name}_rejected']} "
+      f"rejected, {c[f'{name}_overlong']} overlong)"
+    )
+
   resumed = f", going on after step {first}" if first else ""
   note = f"note: {config.note}\n" if config.note else ""
   return (
-    f"{note}{c['train_groups']:,} train groups ({c['train_rejected']} rejected, "
-    f"{c['train_overlong']} overlong), {c['test_groups']:,} test groups "
-    f"({c['test_rejected']} rejected, {c['test_overlong']} overlong), "
+    f"{note}{side('train')}, {side('test')}, "
     f"{c['unreadable']} records unreadable\n"
-    f"{config.data.layout} layout: {c['train_tokens_shared']:,} tokens an epoch "
-    f"(one row per completion would take {c['train_tokens_unshared']:,}; "
-    f"sharing saves {saved:.0%})\n"
-    f"{len(plan.steps):,} train steps in {len(plan.row_counts)} compiled shapes "
-    f"(blocks x rows x columns): {', '.join(shapes)}\n"
+    f"{config.data.layout} layout: {c['train_tokens_shared']:,} tokens an "
+    f"epoch (one row per completion would take "
+    f"{c['train_tokens_unshared']:,}; sharing saves {saved:.0%})\n"
+    f"{len(plan.steps):,} train steps in {len(plan.row_counts)} compiled "
+    f"shapes (blocks x rows x columns): {', '.join(shapes)}\n"
     f"{config.loss.name}, {config.train.trainable} trainable, "
     f"{config.optim.name}, {spec.dtype}, {config.parallel} over "
     f"{dict(mesh.shape)}{resumed}"

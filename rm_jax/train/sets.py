@@ -1,6 +1,5 @@
 """The training and evaluation sets of a run, from files to token groups."""
 
-import pathlib
 from typing import NamedTuple
 
 from rm_jax.data.loader import (

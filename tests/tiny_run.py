@@ -1,0 +1,108 @@
+"""Whole runs on a tiny random model: data, tokenizer, config, command."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+
+from rm_jax.config import base
+from tests.data.fixtures import SENTENCES, make_tokenizer
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+# What makes a run tiny, as flags and as keys of a config.
+TINY = {
+  "num_train_steps": 4,
+  "init.from": "random:tiny",
+  "model.head_init": "small",
+  "data.row_len": 64,
+  "data.groups_per_batch": 4,
+  "data.blocks": 2,
+  "data.eval_share": 0.3,
+  "optim.lr": 1e-3,
+  "optim.warmup_steps": 1,
+  "train.checkpoint_every": 2,
+  "evals.every": 100,
+  "evals.rows": 1,
+  "compute.dtype": "float32",
+  "compute.remat": False,
+}
+
+
+def sentence(rng, words):
+  every = " ".join(SENTENCES).split()
+  return " ".join(every[i] for i in rng.integers(0, len(every), words))
+
+
+def pairs(count, *, seed=0) -> list[dict]:
+  """Chosen/rejected rows; every prompt is another."""
+  rng = np.random.default_rng(seed)
+  return [
+    {
+      "prompt": f"{sentence(rng, 4)} {seed} {n}",
+      "chosen": sentence(rng, int(rng.integers(2, 9))) + " Yes .",
+      "rejected": sentence(rng, int(rng.integers(2, 9))) + " No .",
+    }
+    for n in range(count)
+  ]
+
+
+def write_rows(path: pathlib.Path, rows) -> pathlib.Path:
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  return path
+
+
+def write_tokenizer(folder: pathlib.Path, tokenizer=None) -> pathlib.Path:
+  """A folder that `load_tokenizer` reads."""
+  (tokenizer or make_tokenizer()).save_pretrained(folder)
+  (folder / "config.json").write_text("{}")
+  return folder
+
+
+def config(data, tokenizer, **changes):
+  """The base config made tiny; `changes` by dotted key, "__" for the dot."""
+  c = base()
+  c.update_from_flattened_dict(TINY)
+  c.data.source, c.init.tokenizer = str(data), str(tokenizer)
+  c.update_from_flattened_dict(
+    {key.replace("__", "."): value for key, value in changes.items()}
+  )
+  return c
+
+
+def command(data, tokenizer, workdir, **changes) -> list[str]:
+  """The command line of the same run."""
+  keys = TINY | {"data.source": data, "init.tokenizer": tokenizer}
+  keys |= {key.replace("__", "."): value for key, value in changes.items()}
+  path = pathlib.Path(workdir).with_suffix(".config.py")
+  path.write_text("from rm_jax.config import base as get_config\n")
+  flags = [f"--config.{key}={value}" for key, value in keys.items()]
+  return ["train", f"--config={path}", f"--workdir={workdir}", *flags]
+
+
+def start(arguments, *, devices=2) -> subprocess.Popen:
+  """`python -m rm_jax ...` in a process of its own."""
+  env = os.environ | {
+    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    "PYTHONPATH": str(ROOT),
+  }
+  return subprocess.Popen(
+    [sys.executable, "-m", "rm_jax", *arguments],
+    env=env,
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def rows_without_times(workdir: pathlib.Path) -> list[dict]:
+  """metrics.jsonl without what a clock says."""
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  return [
+    {k: v for k, v in json.loads(line).items() if "second" not in k}
+    for line in lines
+  ]
