@@ -11,9 +11,9 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from rm_jax.data.fields import BadRow, join_steps, need_messages
 from rm_jax.data.loader import Dataset, Reading, policy, tokenize_records
 from rm_jax.data.plan import make_eval_plan
-from rm_jax.data.sources import BadRow, join_steps, need_messages
 from rm_jax.data.tokenizers import (
   check_fingerprint,
   check_vocab_size,

@@ -165,7 +165,7 @@ def test_the_reference_gradient_is_that_of_the_formula():
   assert_same(tree["gradient"], scaled)
   np.testing.assert_allclose(tree["logged"][0]["loss"], value, rtol=1e-6)
   np.testing.assert_allclose(
-    tree["logged"][0]["grad_norm"], optax.global_norm(gradient), rtol=1e-5
+    tree["logged"][0]["grad_norm"], optax.tree.norm(gradient), rtol=1e-5
   )
 
 

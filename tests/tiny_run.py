@@ -77,20 +77,29 @@ def command(data, tokenizer, workdir, **changes) -> list[str]:
   """The command line of the same run."""
   keys = TINY | {"data.source": data, "init.tokenizer": tokenizer}
   keys |= {key.replace("__", "."): value for key, value in changes.items()}
+  keys = {k: v if isinstance(v, int | float) else str(v) for k, v in keys.items()}
   path = pathlib.Path(workdir).with_suffix(".config.py")
-  path.write_text("from rm_jax.config import base as get_config\n")
-  flags = [f"--config.{key}={value}" for key, value in keys.items()]
-  return ["train", f"--config={path}", f"--workdir={workdir}", *flags]
+  path.write_text(
+    "from rm_jax.config import base\n"
+    "def get_config():\n"
+    "  c = base()\n"
+    f"  c.update_from_flattened_dict({keys!r})\n"
+    "  return c\n"
+  )
+  return ["train", f"--config={path}", f"--workdir={workdir}"]
 
 
-def start(arguments, *, devices=2) -> subprocess.Popen:
-  """`python -m rm_jax ...` in a process of its own."""
+MAIN = "from rm_jax.main import main; main()"
+
+
+def start(arguments, *, devices=2, before="") -> subprocess.Popen:
+  """`python -m rm_jax ...` in a process of its own, after the code `before`."""
   env = os.environ | {
     "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
     "PYTHONPATH": str(ROOT),
   }
   return subprocess.Popen(
-    [sys.executable, "-m", "rm_jax", *arguments],
+    [sys.executable, "-c", f"{before}\n{MAIN}", *arguments],
     env=env,
     cwd=ROOT,
     stdout=subprocess.PIPE,

@@ -14,7 +14,7 @@ from rm_jax.data.loader import (
 from rm_jax.data.rejects import write_rejects
 from rm_jax.data.sources import read_records
 from rm_jax.data.split import prompt_key, split_by_prompt
-from rm_jax.data.tokenize import find_ranks, ordered_pairs
+from rm_jax.data.supervise import find_ranks, ordered_pairs
 from rm_jax.inference import RewardModel
 from rm_jax.objectives import LossSpec
 from rm_jax.train.checkpoint import write_json

@@ -7,8 +7,9 @@ import pathlib
 import numpy as np
 from ml_collections import ConfigDict
 
-from rm_jax.data.loader import lay_step, tokenize_records
-from rm_jax.data.plan import make_eval_plan
+from rm_jax.data.loader import Dataset, lay_step, tokenize_records
+from rm_jax.data.pack import grow
+from rm_jax.data.plan import demand, make_eval_plan
 from rm_jax.data.sources import read_records
 from rm_jax.data.tokenizers import load_tokenizer
 from rm_jax.evals.plots import (
@@ -132,8 +133,9 @@ def read_comparisons(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
 def short_row(config, tokenizer):
   """(row, pieces) of a short packed row of a run's data, for `packed_row`.
 
-  The shortest groups of K > 1 completions among the first records, as many as
-  stay readable, laid out as the run lays them.
+  The shortest groups among the first records, as many as stay readable, laid
+  out as the run lays them. Of a group that is too wide alone, as many of its
+  completions as stay readable, but two at least.
 
   Raises:
     UserError: no record of the data fits a row.
@@ -146,43 +148,63 @@ def short_row(config, tokenizer):
     )
     if isinstance(x, Record)
   ]
-  data = tokenize_records(
+  groups = tokenize_records(
     records, tokenizer, reading._replace(overlong="drop"), None
-  )
-  align = reading.align
-  widths = [sum(p.columns(align) for p in parts) for parts in data.pieces]
-  # A tree says more than a single completion.
-  order = sorted(
-    (i for i, width in enumerate(widths) if width <= reading.row_len),
-    key=lambda i: (len(data.groups[i].tokens) == 1, widths[i]),
-  )
-  if not order:
+  ).groups
+  if not groups:
     raise UserError(
       f"none of the first {len(records)} records of {config.data.source} fits "
-      f"one row of config.data.row_len={config.data.row_len}"
+      f"a row of config.data.row_len={config.data.row_len}"
     )
+  how = dict(
+    layout=reading.layout, row_len=reading.row_len, align=reading.align
+  )
+
+  def width(group):
+    pieces = grow(group, **how)
+    return sum(piece.columns(reading.align) for piece in pieces)
+
+  groups = [_narrow(group, width) for group in groups]
+  widths = [width(group) for group in groups]
+  # A tree says more than a single completion.
+  order = sorted(
+    range(len(groups)),
+    key=lambda i: (
+      widths[i] > READABLE_COLUMNS,
+      -len(groups[i].tokens),
+      widths[i],
+    ),
+  )
   taken, used = [], 0
   for i in order:
     if not taken or used + widths[i] <= READABLE_COLUMNS:
-      taken.append(i)
+      taken.append(groups[i])
       used += widths[i]
-  part = data._replace(
-    groups=[data.groups[i] for i in taken],
-    pieces=[data.pieces[i] for i in taken],
-    demands=[data.demands[i] for i in taken],
-  )
+  pieces = [grow(group, **how) for group in taken]
+  demands = [demand(*pair) for pair in zip(taken, pieces, strict=True)]
   plan = make_eval_plan(
-    part.demands,
-    blocks=1,
-    rows=1,
-    row_len=min(reading.row_len, max(used, READABLE_COLUMNS)),
-    layout=reading.layout,
-    align=align,
+    demands, blocks=1, rows=1, **how | {"row_len": min(used, reading.row_len)}
   )
-  batch, _, _ = lay_step(part, plan, 0)
+  data = Dataset(taken, pieces, demands, [], [], used, used)
+  batch, _, _ = lay_step(data, plan, 0)
   keys = ("tokens", "group_ids", "branch_ids", "positions", "fork_positions")
   row = {key: getattr(batch, key)[0, 0] for key in keys}
   return row, [tokenizer.decode([token]) for token in row["tokens"]]
+
+
+def _narrow(group, width):
+  """The group with its last completions left out until it is readable."""
+  while len(group.tokens) > 2 and width(group) > READABLE_COLUMNS:
+    group = group._replace(
+      tokens=group.tokens[:-1],
+      slots=group.slots[:-1],
+      labels=group.labels[:-1],
+      weights=group.weights[:-1],
+      language_weights=group.language_weights[:-1],
+      reads=group.reads[:-1],
+      ranks=group.ranks[:-1],
+    )
+  return group
 
 
 def _draw_row(config, path: pathlib.Path) -> str:

@@ -16,9 +16,9 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from rm_jax.data.fields import BadRow
 from rm_jax.data.rejects import Reject
 from rm_jax.data.sources import (
-  BadRow,
   check_kind,
   find_files,
   read_rows,

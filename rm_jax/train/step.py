@@ -87,7 +87,7 @@ def _train_body(spec, loss, optimizer, schedule, accumulate, axis):
     grads, sums = total((grads, sums))
 
     value = mean_loss(loss, sums, weights)
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     finite = jnp.isfinite(value) & jnp.isfinite(norm)
     rate = schedule(state.step - state.skipped)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)

@@ -459,3 +459,17 @@ def test_llama_factory_demo(rm_data):
   kinds = collections.Counter(r.kind for r in records)
   assert kinds == {"pair": 600, "outcome": 300}
   assert sum(r.labels[0] for r in records if r.kind == "outcome") == 150
+
+
+@pytest.mark.parametrize(
+  "kind, row, said",
+  [
+    ("outcome", {"prompt": "Why ?"}, "missing fields, expected {prompt, comp"),
+    ("unlabelled", {"prompt": "Why ?"}, "missing field, expected {prompt, com"),
+  ],
+)
+def test_a_kind_asked_for_says_which_fields_it_has(tmp_path, kind, row, said):
+  path = tmp_path / "rows.jsonl"
+  path.write_text(json.dumps(row) + "\n")
+  (reject,) = read_records(path, kind=kind)
+  assert reject.line == 1 and reject.reason.startswith(said)

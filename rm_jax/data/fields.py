@@ -1,0 +1,148 @@
+"""Fields of a row, checked: what is not as it should be is said in words."""
+
+import json
+import math
+
+STEP_SEPARATOR = "\n"  # between the steps of one completion
+ROLES = {"human": "user", "gpt": "assistant", "prompter": "user"}
+
+
+class BadRow(Exception):
+  """Reason why a row, or one record of it, cannot be used."""
+
+
+def is_number(value) -> bool:
+  return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def need_number(value, name: str) -> float:
+  if not is_number(value):
+    raise BadRow(f"{name} must be a number, got {json.dumps(value)[:40]}")
+  if not math.isfinite(value):
+    raise BadRow(f"{name} must be finite, got {value}")
+  return float(value)
+
+
+def need_label(value, name: str) -> float:
+  """Returns a boolean as 0.0 or 1.0, a soft label as it is: never int()."""
+  label = float(value) if isinstance(value, bool) else need_number(value, name)
+  if not 0 <= label <= 1:
+    raise BadRow(f"{name} must be a boolean or in [0, 1], got {value}")
+  return label
+
+
+def need_list(value, name: str) -> list:
+  if not isinstance(value, list):
+    raise BadRow(f"{name} must be a list, got {type(value).__name__}")
+  if not value:
+    raise BadRow(f"{name} is empty")
+  return value
+
+
+def need_text(value, name: str) -> str:
+  if not isinstance(value, str):
+    raise BadRow(f"{name} must be a string, got {type(value).__name__}")
+  return value
+
+
+def need_messages(value, name: str) -> tuple:
+  """Returns messages of {role, content}; ShareGPT's {from, value} as well."""
+  messages = []
+  for i, message in enumerate(need_list(value, name)):
+    if not isinstance(message, dict):
+      raise BadRow(
+        f"{name}[{i}] must be a message, got {type(message).__name__}"
+      )
+    role = message.get("role", message.get("from"))
+    content = message.get("content", message.get("value"))
+    role = need_text(role, f"{name}[{i}].role")
+    content = need_text(content, f"{name}[{i}].content")
+    messages.append({"role": ROLES.get(role, role), "content": content})
+  return tuple(messages)
+
+
+def need_prompt(value):
+  return (
+    value if isinstance(value, str) else need_messages(value, "field 'prompt'")
+  )
+
+
+def need_completion(value, name: str, prompt=""):
+  """Returns a completion: messages, or a string for one assistant turn.
+
+  Messages that begin with the prompt again lose it. Empty is a BadRow.
+  """
+  if isinstance(value, dict):  # ShareGPT: one message
+    value = [value]
+  if isinstance(value, list):
+    messages = need_messages(value, name)
+    head = prompt
+    if isinstance(prompt, str):
+      head = ({"role": "user", "content": prompt},)
+    if len(messages) > len(head) and messages[: len(head)] == tuple(head):
+      messages = messages[len(head) :]
+    text = messages[-1]["content"]
+    if len(messages) == 1 and messages[0]["role"] == "assistant":
+      value = text
+    else:
+      value = messages
+  else:
+    value = text = need_text(value, name)
+  if not text.strip():
+    raise BadRow(f"{name} is empty")
+  return value
+
+
+def need_completions(row, values: str) -> tuple:
+  """Returns (prompt, completions, values): K of both or a BadRow."""
+  prompt = need_prompt(row["prompt"])
+  completions = need_list(row["completions"], "field 'completions'")
+  given = need_list(row[values], f"field '{values}'")
+  if len(given) != len(completions):
+    raise BadRow(
+      f"field '{values}' has {len(given)} values for {len(completions)} "
+      "completions"
+    )
+  texts = tuple(
+    need_completion(completion, f"completion {k}", prompt)
+    for k, completion in enumerate(completions)
+  )
+  return prompt, texts, given
+
+
+#
+# One scale for all: a step label is the probability that the step is right.
+# Three-class labels -1, 0, 1 become 0, 1/2, 1, so that 0 always means wrong,
+# whoever wrote it; `supervise` turns them back for a three-class loss.
+
+
+def join_steps(steps, name="completion") -> tuple:
+  """Returns (text, ends): the steps joined, and the character after each."""
+  text, ends = "", []
+  for i, step in enumerate(steps):
+    if not need_text(step, f"step {i + 1} of {name}").strip():
+      raise BadRow(f"step {i + 1} of {name} is empty")
+    text += (STEP_SEPARATOR if i else "") + step
+    ends.append(len(text.rstrip()))  # white space may be cut by a template
+  return text, tuple(ends)
+
+
+def three_class(rating) -> float:
+  """Returns the label of a rating -1 (wrong), 0 (neutral) or 1 (right)."""
+  if isinstance(rating, bool) or rating not in (-1, 0, 1):
+    raise BadRow(f"a step rating must be -1, 0 or 1, got {rating!r}")
+  return (rating + 1) / 2
+
+
+def step_labels(labels, name: str) -> tuple:
+  """Returns step labels in [0, 1].
+
+  Booleans and numbers in [0, 1] as they are; a list that holds a -1 is read as
+  three-class. Integers 0 and 1 alone mean wrong and right.
+  """
+  if any(is_number(label) and label == -1 for label in labels):
+    return tuple(map(three_class, labels))
+  return tuple(
+    need_label(label, f"step label {i + 1} of {name}")
+    for i, label in enumerate(labels)
+  )
