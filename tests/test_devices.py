@@ -35,8 +35,14 @@ SPEC = ModelSpec(
 LOSS = LossSpec("all_pairs", 0.3)  # two terms with weights of their own
 ROWS, BLOCKS = 8, 8
 WIDE = Geometry(
-  row_len=64, blocks=BLOCKS, slots=64, comparisons=64, groups=8,
-  group_size=9, completions=24, align=1,
+  row_len=64,
+  blocks=BLOCKS,
+  slots=64,
+  comparisons=64,
+  groups=8,
+  group_size=9,
+  completions=24,
+  align=1,
 )
 
 
@@ -46,7 +52,9 @@ def groups():
   made = forests.ragged_groups(language=True)[:7]
   made.append(forests.forked_group(record=7, language=True))
   weights = np.random.default_rng(1).uniform(0.2, 3.0, len(made))
-  return [g._replace(weight=float(w)) for g, w in zip(made, weights, strict=True)]
+  return [
+    g._replace(weight=float(w)) for g, w in zip(made, weights, strict=True)
+  ]
 
 
 @functools.cache
@@ -57,7 +65,11 @@ def start_params():
 def lay(chosen=None, layout="shared", row_len=64):
   chosen = groups() if chosen is None else chosen
   return forests.batches(
-    chosen, layout=layout, row_len=row_len, blocks=BLOCKS, rows=ROWS,
+    chosen,
+    layout=layout,
+    row_len=row_len,
+    blocks=BLOCKS,
+    rows=ROWS,
     geometry=WIDE._replace(row_len=row_len),
   )[0][0][0]
 
@@ -88,15 +100,22 @@ def steps_of(way):
   count = shape["data"] * shape["fsdp"] * shape["tensor"]
   mesh = make_mesh(**shape, devices=jax.devices()[:count])
   return make_steps(
-    SPEC, LOSS, *optimizer(), trainable="all", accumulate=accumulate,
-    parallel=parallel, mesh=mesh,
+    SPEC,
+    LOSS,
+    *optimizer(),
+    trainable="all",
+    accumulate=accumulate,
+    parallel=parallel,
+    mesh=mesh,
   )
 
 
 def first_state():
   params = start_params()
   return TrainState(
-    np.int32(0), np.int32(0), params,
+    np.int32(0),
+    np.int32(0),
+    params,
     jax.device_get(optimizer()[0].init(params)),
   )
 
@@ -105,7 +124,9 @@ def run(way, batch):
   """Everything that must be equal, as one tree of numpy arrays."""
   steps = steps_of(way)
   state = steps.put_state(first_state())
-  scores = steps.evaluate(state.params, steps.put_frozen({}), steps.put_batch(batch))
+  scores = steps.evaluate(
+    state.params, steps.put_frozen({}), steps.put_batch(batch)
+  )
   logged, states = [], []
   for _ in range(3):
     state, metrics = steps.train(
@@ -117,8 +138,11 @@ def run(way, batch):
   gradient = states[0].opt_state[0][0].mu
   return jax.device_get(
     dict(
-      sums=scores[2], logged=logged, gradient=gradient,
-      params=states[2].params, opt_state=states[2].opt_state,
+      sums=scores[2],
+      logged=logged,
+      gradient=gradient,
+      params=states[2].params,
+      opt_state=states[2].opt_state,
     )
   ), np.asarray(scores[0])
 
@@ -282,22 +306,37 @@ def test_a_mesh_that_cuts_unevenly_is_refused():
   uneven = SPEC.decoder.__class__(**{**vars(SPEC.decoder), "vocab_size": 95})
   with pytest.raises(UserError, match=r"tensor=4 does not divide .* of 95"):
     make_steps(
-      ModelSpec(uneven, *list(vars(SPEC).values())[1:]), LOSS, *optimizer(),
-      trainable="all", accumulate=1, parallel="pjit", mesh=mesh,
+      ModelSpec(uneven, *list(vars(SPEC).values())[1:]),
+      LOSS,
+      *optimizer(),
+      trainable="all",
+      accumulate=1,
+      parallel="pjit",
+      mesh=mesh,
     )
 
 
 def test_pmap_refuses_a_mesh_that_cuts_parameters():
   with pytest.raises(UserError, match=r"config\.mesh\.fsdp=2 would cut them"):
     make_steps(
-      SPEC, LOSS, *optimizer(), trainable="all", accumulate=1,
-      parallel="pmap", mesh=make_mesh(data=4, fsdp=2, tensor=1),
+      SPEC,
+      LOSS,
+      *optimizer(),
+      trainable="all",
+      accumulate=1,
+      parallel="pmap",
+      mesh=make_mesh(data=4, fsdp=2, tensor=1),
     )
 
 
 def test_an_unknown_way_to_run_in_parallel_is_refused():
   with pytest.raises(UserError, match=r"parallel='xmap' is not known.*pjit"):
     make_steps(
-      SPEC, LOSS, *optimizer(), trainable="all", accumulate=1,
-      parallel="xmap", mesh=make_mesh(data=8, fsdp=1, tensor=1),
+      SPEC,
+      LOSS,
+      *optimizer(),
+      trainable="all",
+      accumulate=1,
+      parallel="xmap",
+      mesh=make_mesh(data=8, fsdp=1, tensor=1),
     )

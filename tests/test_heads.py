@@ -67,7 +67,9 @@ def test_three_logits_a_step():
   module, params = init("steps", "unit")
   got = module.apply({"params": params}, POOLED)
   assert got.shape == (2, 3, 3)
-  want = np.asarray(POOLED, np.float64) @ np.asarray(params["kernel"], np.float64)
+  want = np.asarray(POOLED, np.float64) @ np.asarray(
+    params["kernel"], np.float64
+  )
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 

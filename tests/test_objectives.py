@@ -44,7 +44,9 @@ def group_of(k, *, record=0, per="group", weight=1.0):
 
 
 def lay(groups, blocks=1):
-  return forests.batches(groups, layout="shared", row_len=16, blocks=blocks)[0][0]
+  return forests.batches(groups, layout="shared", row_len=16, blocks=blocks)[0][
+    0
+  ]
 
 
 def with_scores(groups, scores, blocks=1):
@@ -169,7 +171,9 @@ def test_without_weight_a_micro_batch_adds_exactly_nothing(name):
   assert float(alone) == 0.0  # W = 0: no division by it
 
 
-@pytest.mark.parametrize("name", ["bradley_terry", "all_pairs", "squared_error"])
+@pytest.mark.parametrize(
+  "name", ["bradley_terry", "all_pairs", "squared_error"]
+)
 def test_a_nan_weight_shows_in_the_loss(name):
   # Wrong: `weight > 0` is False for NaN, the loss 0 and the step "fine".
   batch, scores = with_scores([group_of(2)], [TWO])
@@ -196,27 +200,32 @@ def test_language_term_adds_with_its_coefficient():
 
   language = entropy([0.1, 0.2, 0.3], 2) + 3 * entropy([0.8, 1.0, 1.2], 1)
   loss = LossSpec("outcome_cross_entropy", 0.25)
-  outputs = Outputs(jnp.zeros((1, 1, 2)), jnp.asarray(context), jnp.asarray(table))
+  outputs = Outputs(
+    jnp.zeros((1, 1, 2)), jnp.asarray(context), jnp.asarray(table)
+  )
   sums = loss_sums(loss, outputs, batch, dtype="float32")
   total, weight = sums["next_token_cross_entropy"]
   np.testing.assert_allclose(total, language, rtol=1e-6)
   assert float(weight) == 4.0
   got = mean_loss(loss, sums, weight_sums(loss, batch))
-  np.testing.assert_allclose(
-    got, math.log(2) + 0.25 * language / 4, rtol=1e-6
-  )
+  np.testing.assert_allclose(got, math.log(2) + 0.25 * language / 4, rtol=1e-6)
 
 
 def test_language_chunks_fill_up_with_nothing():
   # 300 slots are two chunks of 256, 212 of them spare.
   rng = np.random.default_rng(0)
   g = forests.group(
-    [rng.integers(1, 5, 301).tolist()], [1], pooling="every_token", language=True
+    [rng.integers(1, 5, 301).tolist()],
+    [1],
+    pooling="every_token",
+    language=True,
   )
   batch, _ = forests.batches([g], layout="packed", row_len=301, blocks=1)[0][0]
   context = rng.normal(size=(1, 1, 300, 2)).astype(np.float32)
   table = rng.normal(size=(5, 2)).astype(np.float32)
-  outputs = Outputs(jnp.zeros((1, 1, 300)), jnp.asarray(context), jnp.asarray(table))
+  outputs = Outputs(
+    jnp.zeros((1, 1, 300)), jnp.asarray(context), jnp.asarray(table)
+  )
   loss = LossSpec("outcome_cross_entropy", 1.0)
   total, weight = loss_sums(loss, outputs, batch, dtype="float32")[
     "next_token_cross_entropy"
@@ -231,7 +240,9 @@ def test_language_chunks_fill_up_with_nothing():
 
 
 def test_an_unknown_loss_lists_the_known():
-  with pytest.raises(UserError, match=r"'hinge' is not known\. Known: \['all_p"):
+  with pytest.raises(
+    UserError, match=r"'hinge' is not known\. Known: \['all_p"
+  ):
     LossSpec("hinge", 0.0)
 
 
@@ -270,7 +281,9 @@ def test_a_language_loss_alone_has_no_reward_head():
   ],
 )
 def test_a_loss_that_does_not_fit_head_or_pooling(name, head, pooling, message):
-  with pytest.raises(UserError, match=rf"'{name}'.*Set config\.model\.{message}"):
+  with pytest.raises(
+    UserError, match=rf"'{name}'.*Set config\.model\.{message}"
+  ):
     check_fit(LossSpec(name, 0.0), head=head, pooling=pooling)
 
 

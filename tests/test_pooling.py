@@ -17,9 +17,9 @@ def test_reads_the_columns_that_are_asked_for():
 
 def test_only_the_token_that_is_read_matters():
   hidden = jnp.ones((1, 4, 2))
-  gradient = jax.grad(
-    lambda h: jnp.sum(read_positions(h, jnp.array([[2]])))
-  )(hidden)
+  gradient = jax.grad(lambda h: jnp.sum(read_positions(h, jnp.array([[2]]))))(
+    hidden
+  )
   np.testing.assert_array_equal(gradient[0, :, 0], [0, 0, 1, 0])
 
 
@@ -31,7 +31,9 @@ WHERE = np.array([[[True, True, False], [True, True, True]]])
 def test_means_by_hand_with_padding_of_nan():
   # Segment 0 has a slot that is not real: it must not count, nor its NaN.
   got = segment_mean(
-    jnp.asarray(VALUES), jnp.asarray(SEGMENTS), jnp.asarray(WHERE),
+    jnp.asarray(VALUES),
+    jnp.asarray(SEGMENTS),
+    jnp.asarray(WHERE),
     num_segments=4,
   )
   np.testing.assert_array_equal(got, [[[2.0, 2.0, 0.0], [10.0, 6.0, 6.0]]])

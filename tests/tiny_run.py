@@ -77,7 +77,9 @@ def command(data, tokenizer, workdir, **changes) -> list[str]:
   """The command line of the same run."""
   keys = TINY | {"data.source": data, "init.tokenizer": tokenizer}
   keys |= {key.replace("__", "."): value for key, value in changes.items()}
-  keys = {k: v if isinstance(v, int | float) else str(v) for k, v in keys.items()}
+  keys = {
+    k: v if isinstance(v, int | float) else str(v) for k, v in keys.items()
+  }
   path = pathlib.Path(workdir).with_suffix(".config.py")
   path.write_text(
     "from rm_jax.config import base\n"

@@ -39,9 +39,9 @@ def run(base: pathlib.Path, trainable: str) -> pathlib.Path:
 def held_out(workdir: pathlib.Path) -> list:
   """The records the run was evaluated on, in its order."""
   records = list(read_records(workdir.parent / "pairs.jsonl"))
-  return split_by_prompt(records, share=tiny_run.TINY["data.eval_share"], seed=0)[
-    1
-  ]
+  return split_by_prompt(
+    records, share=tiny_run.TINY["data.eval_share"], seed=0
+  )[1]
 
 
 @functools.cache

@@ -42,6 +42,8 @@ def need_list(value, name: str) -> list:
 def need_text(value, name: str) -> str:
   if not isinstance(value, str):
     raise BadRow(f"{name} must be a string, got {type(value).__name__}")
+  if any("\ud800" <= c <= "\udfff" for c in value):  # JSON allows "\ud800"
+    raise BadRow(f"{name} holds half a surrogate pair, which is not text")
   return value
 
 

@@ -19,7 +19,6 @@ from rm_jax.data.fields import (
 from rm_jax.data.templates import common_prefix, parse_dialogue
 from rm_jax.types import Record
 
-
 # How two formats of several spellings look, for people.
 OUTCOME = (
   "{prompt, completion, label}, or {prompt, completions, labels} with "

@@ -42,7 +42,7 @@ def write_rejects(rejects, path) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   with open(path, "w", encoding="utf-8") as out:
     for reject in rejects:
-      out.write(json.dumps(reject._asdict(), ensure_ascii=False) + "\n")
+      out.write(json.dumps(reject._asdict()) + "\n")
 
 
 def check_share(rejects, total: int, *, max_reject_share: float) -> None:

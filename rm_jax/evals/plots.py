@@ -266,8 +266,9 @@ def packed_row(
     9.9 + top, 2, sharex=True, gridspec_kw={"height_ratios": (top, 9.2)}
   )
   real = int((group > 0).sum())
+  groups = len(np.unique(group[group > 0]))
   bands.set_title(
-    f"One packed row: {len(np.unique(group[group > 0]))} groups, "
+    f"One packed row: {groups} group{'' if groups == 1 else 's'}, "
     f"{real} tokens of {length}, {1 - real / length:.0%} padding"
   )
   _band(bands, 2.6, group, group, group, GROUP_COLOURS)

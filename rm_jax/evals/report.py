@@ -164,20 +164,21 @@ def short_row(config, tokenizer):
     pieces = grow(group, **how)
     return sum(piece.columns(reading.align) for piece in pieces)
 
-  groups = [_narrow(group, width) for group in groups]
+  limit = min(READABLE_COLUMNS, reading.row_len)
+  groups = [_narrow(group, width, limit) for group in groups]
   widths = [width(group) for group in groups]
   # A tree says more than a single completion.
   order = sorted(
     range(len(groups)),
     key=lambda i: (
-      widths[i] > READABLE_COLUMNS,
+      widths[i] > limit,
       -len(groups[i].tokens),
       widths[i],
     ),
   )
   taken, used = [], 0
   for i in order:
-    if not taken or used + widths[i] <= READABLE_COLUMNS:
+    if not taken or used + widths[i] <= limit:
       taken.append(groups[i])
       used += widths[i]
   pieces = [grow(group, **how) for group in taken]
@@ -192,9 +193,9 @@ def short_row(config, tokenizer):
   return row, [tokenizer.decode([token]) for token in row["tokens"]]
 
 
-def _narrow(group, width):
+def _narrow(group, width, limit: int):
   """The group with its last completions left out until it is readable."""
-  while len(group.tokens) > 2 and width(group) > READABLE_COLUMNS:
+  while len(group.tokens) > 2 and width(group) > limit:
     group = group._replace(
       tokens=group.tokens[:-1],
       slots=group.slots[:-1],

@@ -1,8 +1,8 @@
 """A file of records in, the same rows with their scores out.
 
-    OUTPUT                 every row that was scored, in order, with new keys
-    OUTPUT.rejects.jsonl   every other row: file, line, reason
-    OUTPUT.progress.json   how far both are written: what a restart goes on from
+OUTPUT                 every row that was scored, in order, with new keys
+OUTPUT.rejects.jsonl   every other row: file, line, reason
+OUTPUT.progress.json   how far both are written: what a restart goes on from
 """
 
 import contextlib
@@ -30,6 +30,9 @@ from rm_jax.types import UserError
 
 CHUNK_ROWS = 64  # scored together, and lost to a kill
 BLOCK = 1 << 20  # bytes hashed at a time
+
+# Ends of lines to str.splitlines, and plain text to JSON.
+LINE_ENDS = ("\u0085", "\u2028", "\u2029")
 
 
 def score_file(
@@ -343,8 +346,10 @@ def _has_lists(row) -> bool:
 
 
 def _line(row: dict) -> bytes:
-  text = json.dumps(row, ensure_ascii=False) + "\n"
-  return text.encode("utf-8", "backslashreplace")
+  text = json.dumps(row, ensure_ascii=False)
+  for end in LINE_ENDS:
+    text = text.replace(end, f"\\u{ord(end):04x}")
+  return f"{text}\n".encode("utf-8", "backslashreplace")
 
 
 def _summary(paths: Paths, done: dict) -> str:

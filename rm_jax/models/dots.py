@@ -23,9 +23,7 @@ def _backward(spec, dtype, saved, cotangent):
   inputs, out = spec.split("->")
   left, right = inputs.split(",")
   g = cotangent.astype(dtype)
-  product = functools.partial(
-    jnp.einsum, preferred_element_type=jnp.float32
-  )
+  product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
   da = product(f"{out},{right}->{left}", g, b.astype(dtype))
   db = product(f"{left},{out}->{right}", a.astype(dtype), g)
   return da.astype(a.dtype), db.astype(b.dtype)

@@ -28,8 +28,18 @@ def write_json(path: pathlib.Path, value) -> None:
 
 
 def _manager(folder: pathlib.Path, keep: int) -> ocp.CheckpointManager:
-  options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-  return ocp.CheckpointManager(folder.absolute(), options=options)
+  options = ocp.CheckpointManagerOptions(
+    max_to_keep=keep, create=True, cleanup_tmp_directories=True
+  )
+  # Named here: a manager that has not saved anything yet could not read them.
+  handlers = {
+    "state": ocp.StandardCheckpointHandler(),
+    "position": ocp.JsonCheckpointHandler(),
+    "params": ocp.StandardCheckpointHandler(),
+  }
+  return ocp.CheckpointManager(
+    folder.absolute(), options=options, item_handlers=handlers
+  )
 
 
 def open_checkpoints(workdir: pathlib.Path, *, keep: int):

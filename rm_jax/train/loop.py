@@ -296,7 +296,6 @@ def _summary(config, spec, sets, plan, mesh, first) -> str:
     for r in plan.row_counts
   ]
 
-
   def side(name):
     return (
       f"{c[f'{name}_groups']:,} {name} groups ({c[f'{name}_rejected']} "

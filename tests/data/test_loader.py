@@ -22,8 +22,12 @@ SUPERVISION = Supervision("bradley_terry", "pairwise", "group", "none", 0.0)
 def records(count):
   return [
     Record(
-      "pair", f"Who wrote {'this ' * (i % 3)}?", (f"{'A poet ' * (i % 4 + 1)}.", "Nobody ."),
-      ranks=(0, 1), source="rows.jsonl", line=i + 1,
+      "pair",
+      f"Who wrote {'this ' * (i % 3)}?",
+      (f"{'A poet ' * (i % 4 + 1)}.", "Nobody ."),
+      ranks=(0, 1),
+      source="rows.jsonl",
+      line=i + 1,
     )
     for i in range(count)
   ]
@@ -32,8 +36,16 @@ def records(count):
 def open_eight(position=None, host=0, hosts=1):
   data = tokenize_records(records(10), make_tokenizer(), READING, SUPERVISION)
   plan = make_plan(
-    data.demands, num_steps=8, batch="groups", groups_per_batch=3,
-    rows_per_batch=0, blocks=2, row_len=64, layout="shared", align=1, seed=0,
+    data.demands,
+    num_steps=8,
+    batch="groups",
+    groups_per_batch=3,
+    rows_per_batch=0,
+    blocks=2,
+    row_len=64,
+    layout="shared",
+    align=1,
+    seed=0,
     shuffle=True,
   )
   loader = open_loader(data, plan, host=host, hosts=hosts, position=position)
@@ -76,9 +88,7 @@ def test_counts_of_a_step():
   groups = [p.group for p in plan.steps[0].places]
   assert counts == {
     "groups": 3,
-    "useful_tokens": sum(
-      p.useful() for g in groups for p in data.pieces[g]
-    ),
+    "useful_tokens": sum(p.useful() for g in groups for p in data.pieces[g]),
     "computed_tokens": batch.tokens.size,
   }
   assert set(owners.group[owners.group >= 0]) == set(groups)
@@ -97,14 +107,18 @@ def test_what_cannot_be_used_is_named_and_counted():
   reject = overlong_reject(rows[2], 64)
   assert (reject.file, reject.line) == ("rows.jsonl", 3)
   assert "longer than a row of 64 tokens" in reject.reason
-  assert data.tokens_unshared == sum(len(t) for g in data.groups for t in g.tokens)
+  assert data.tokens_unshared == sum(
+    len(t) for g in data.groups for t in g.tokens
+  )
   assert data.tokens_shared < data.tokens_unshared
 
 
 def test_the_fingerprint_holds_what_changes_scores_and_no_more():
   # row_len, layout and align must not: a score does not depend on packing.
   assert policy(READING) == {
-    "template": "auto", "read_at": "end_of_turn", "pooling": "last_token",
+    "template": "auto",
+    "read_at": "end_of_turn",
+    "pooling": "last_token",
   }
 
 

@@ -108,8 +108,10 @@ def test_one_completion_is_all_trunk():
 def tree():
   """Completion 0 is the trunk; 1 and 2 leave it at depths 2 and 4."""
   return forests.group(
-    [[5, 6, 7, 8, 9], [5, 6, 10], [5, 6, 7, 8, 11, 12]], [1] * 3,
-    trunk=0, pooling="every_token",
+    [[5, 6, 7, 8, 9], [5, 6, 10], [5, 6, 7, 8, 11, 12]],
+    [1] * 3,
+    trunk=0,
+    pooling="every_token",
   )
 
 
@@ -201,7 +203,9 @@ def token_groups(draw):
   )
   trunk = draw(st.integers(-1, len(tails) - 1))
   return forests.group(
-    [prompt + t for t in tails], [len(prompt)] * len(tails), trunk=trunk,
+    [prompt + t for t in tails],
+    [len(prompt)] * len(tails),
+    trunk=trunk,
     pooling=draw(st.sampled_from(["last_token", "every_token", "mean"])),
   )
 
@@ -218,7 +222,7 @@ def test_walking_parents_gives_back_every_completion(
 ):
   row_len, align = size
   groups = [g._replace(record=i) for i, g in enumerate(groups)]
-  (batch, owners), = forests.batches(
+  ((batch, owners),) = forests.batches(
     groups, layout=layout, row_len=row_len, blocks=blocks, align=align
   )[0]
   _, rows, slots = batch.score_positions.shape
@@ -226,10 +230,15 @@ def test_walking_parents_gives_back_every_completion(
   found = {}
   for n in range(blocks):
     forest = Forest(
-      *(jnp.asarray(x[n]) for x in (
-        batch.group_ids, batch.branch_ids, batch.positions,
-        batch.fork_positions,
-      ))
+      *(
+        jnp.asarray(x[n])
+        for x in (
+          batch.group_ids,
+          batch.branch_ids,
+          batch.positions,
+          batch.fork_positions,
+        )
+      )
     )
     sees = np.asarray(visible(forest, window=0))
     for row in range(rows):
@@ -242,7 +251,9 @@ def test_walking_parents_gives_back_every_completion(
           column = int(batch.parents[n, row, column])
         token = len(path) - 1
         tokens = groups[group].tokens[k]
-        assert batch.tokens[n, row, path].tolist() == tokens[: len(path)].tolist()
+        assert (
+          batch.tokens[n, row, path].tolist() == tokens[: len(path)].tolist()
+        )
         assert batch.positions[n, row, path].tolist() == list(range(len(path)))
         assert len(set(batch.group_ids[n, row, path])) == 1
         assert np.flatnonzero(sees[row, path[-1]]).tolist() == sorted(path)
@@ -289,8 +300,14 @@ def test_every_token_is_laid_once_and_only_sharing_saves():
   saved = 0
   for g in groups[1:]:  # K > 1
     shared = min(
-      next((i for i, (a, b) in enumerate(zip(g.tokens[0], t, strict=False)) if a != b),
-           min(len(g.tokens[0]), len(t)))
+      next(
+        (
+          i
+          for i, (a, b) in enumerate(zip(g.tokens[0], t, strict=False))
+          if a != b
+        ),
+        min(len(g.tokens[0]), len(t)),
+      )
       for t in g.tokens
     )
     shared = min(shared, min(len(t) for t in g.tokens) - 1)

@@ -21,8 +21,16 @@ from rm_jax.data.plan import (
 from rm_jax.types import UserError
 
 SHAPE = dict(
-  num_steps=6, batch="groups", groups_per_batch=5, rows_per_batch=8, blocks=4,
-  row_len=48, layout="shared", align=1, seed=3, shuffle=True,
+  num_steps=6,
+  batch="groups",
+  groups_per_batch=5,
+  rows_per_batch=8,
+  blocks=4,
+  row_len=48,
+  layout="shared",
+  align=1,
+  seed=3,
+  shuffle=True,
 )
 
 
@@ -32,7 +40,9 @@ def demands_of(count, *, layout="shared", row_len=48, align=1):
   for n in range(count):
     prompt = rng.integers(1, 90, rng.integers(2, 20)).tolist()
     k = int(rng.integers(1, 5))
-    tails = [rng.integers(1, 90, rng.integers(1, 20)).tolist() for _ in range(k)]
+    tails = [
+      rng.integers(1, 90, rng.integers(1, 20)).tolist() for _ in range(k)
+    ]
     g = forests.group([prompt + t for t in tails], [len(prompt)] * k, record=n)
     pieces = grow(g, layout=layout, row_len=row_len, align=align)
     out.append(demand(g, pieces))
@@ -67,7 +77,9 @@ def assert_fits(plan, demands, layout):
       assert need.ranked <= g.group_size
     assert used.max() <= 1
     assert slots.max() <= g.slots
-    assert (totals.max(axis=1) <= (g.comparisons, g.groups, g.completions)).all()
+    assert (
+      totals.max(axis=1) <= (g.comparisons, g.groups, g.completions)
+    ).all()
 
 
 @pytest.mark.parametrize("layout", ["padded", "packed", "shared"])
@@ -78,7 +90,8 @@ def test_every_plan_fits(layout, batch, align):
   rows = 32 if layout == "padded" else 16
   plan = make_plan(
     demands,
-    **SHAPE | dict(layout=layout, batch=batch, align=align, rows_per_batch=rows),
+    **SHAPE
+    | dict(layout=layout, batch=batch, align=align, rows_per_batch=rows),
   )
   assert len(plan.steps) == SHAPE["num_steps"]
   assert_fits(plan, demands, layout)
@@ -93,7 +106,9 @@ def test_groups_are_those_of_the_sampler_in_every_layout():
   order = sampler(30, seed=3, shuffle=True)
   want = [[order[5 * s + j] for j in range(5)] for s in range(6)]
   for layout in ("padded", "packed", "shared"):
-    plan = make_plan(demands_of(30, layout=layout), **SHAPE | dict(layout=layout))
+    plan = make_plan(
+      demands_of(30, layout=layout), **SHAPE | dict(layout=layout)
+    )
     assert ids(plan) == want
 
 
@@ -109,7 +124,9 @@ def test_an_epoch_visits_each_group_once_and_the_next_in_another_order():
 
 
 def test_the_plan_is_a_pure_function():
-  assert make_plan(demands_of(30), **SHAPE) == make_plan(demands_of(30), **SHAPE)
+  assert make_plan(demands_of(30), **SHAPE) == make_plan(
+    demands_of(30), **SHAPE
+  )
   other = make_plan(demands_of(30), **SHAPE | dict(seed=4))
   assert ids(other) != ids(make_plan(demands_of(30), **SHAPE))
 
@@ -137,17 +154,19 @@ def test_rows_are_full_and_no_group_is_lost_or_repeated():
   assert len(visits) > 3 * 40
   order = sampler(40, seed=3, shuffle=True)
   for waiting in range(PATIENCE + 1):
-    drawn = collections.Counter(
-      order[i] for i in range(len(visits) + waiting)
-    )
+    drawn = collections.Counter(order[i] for i in range(len(visits) + waiting))
     if not collections.Counter(visits) - drawn:
       break
   else:
     raise AssertionError("groups that the sampler did not give, or twice")
-  columns = np.array([
-    sum(p.columns(1) for place in s.places for p in demands[place.group].pieces)
-    for s in plan.steps
-  ])
+  columns = np.array(
+    [
+      sum(
+        p.columns(1) for place in s.places for p in demands[place.group].pieces
+      )
+      for s in plan.steps
+    ]
+  )
   assert columns.mean() > 0.8 * 12 * 48
 
 
@@ -194,8 +213,16 @@ def test_row_counts_are_the_three_that_waste_least():
 
   demands = [one(n) for n in [1] * 50 + [2] + [5] * 50 + [6]]
   plan = make_plan(
-    demands, num_steps=102, batch="groups", groups_per_batch=1,
-    rows_per_batch=0, blocks=1, row_len=10, layout="packed", align=1, seed=0,
+    demands,
+    num_steps=102,
+    batch="groups",
+    groups_per_batch=1,
+    rows_per_batch=0,
+    blocks=1,
+    row_len=10,
+    layout="packed",
+    align=1,
+    seed=0,
     shuffle=False,
   )
   assert plan.row_counts == (1, 5, 6)
@@ -226,16 +253,12 @@ def test_planning_20_000_groups_takes_seconds():
   # Measured 1 to 2 s each on one core; the bound is for a loaded machine.
   rng = np.random.default_rng(0)
   demands = [
-    Demand(
-      (Piece(0, int(n), 0, ()),), (2,), 1, 2, 2
-    )
+    Demand((Piece(0, int(n), 0, ()),), (2,), 1, 2, 2)
     for n in rng.integers(20, 500, 20_000)
   ]
   start = time.process_time()
   shape = SHAPE | dict(row_len=512, rows_per_batch=32)
-  make_plan(
-    demands, **shape | dict(num_steps=1_250, groups_per_batch=16)
-  )
+  make_plan(demands, **shape | dict(num_steps=1_250, groups_per_batch=16))
   make_plan(demands, **shape | dict(batch="rows", num_steps=400))
   make_eval_plan(
     demands, blocks=4, rows=4, row_len=512, layout="shared", align=1

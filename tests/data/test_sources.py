@@ -473,3 +473,14 @@ def test_a_kind_asked_for_says_which_fields_it_has(tmp_path, kind, row, said):
   path.write_text(json.dumps(row) + "\n")
   (reject,) = read_records(path, kind=kind)
   assert reject.line == 1 and reject.reason.startswith(said)
+
+
+def test_half_a_surrogate_pair_is_a_reject_and_can_be_written(tmp_path):
+  # JSON can spell it, no tokenizer and no UTF-8 file can take it.
+  path = tmp_path / "rows.jsonl"
+  row = {"prompt": "Why ?", "chosen": "x\ud800", "rejected": "No ."}
+  path.write_text(json.dumps(row) + "\n")
+  with pytest.raises(UserError, match="half a surrogate pair"):
+    load(path, max_reject_share=0.0, rejects_path=tmp_path / "rejects.jsonl")
+  (line,) = (tmp_path / "rejects.jsonl").read_text().splitlines()
+  assert json.loads(line)["line"] == 1

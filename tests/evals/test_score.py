@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rm_jax import RewardModel
-from rm_jax.data.sources import join_steps
+from rm_jax.data.fields import join_steps
 from rm_jax.evals import score
 from rm_jax.evals.score import model_digest, score_file
 from rm_jax.types import UserError
@@ -98,7 +98,9 @@ def test_every_kind_gains_its_keys(tmp_path, loaded, model):
       {"scores": two},
     ),
   ]
-  rows = [dict(row, id=i, extra={"é": None}) for i, (row, _) in enumerate(cases)]
+  rows = [
+    dict(row, id=i, extra={"é": None}) for i, (row, _) in enumerate(cases)
+  ]
   text, out, rejects = run(tmp_path, rows)
   assert rejects == [] and text.startswith("11 rows scored into ")
   (tmp_path / "out.jsonl.progress.json").unlink()
@@ -155,7 +157,9 @@ def test_a_path_without_a_rating_has_no_step_scores(tmp_path, loaded):
   # Catches the end of the completion given as the score of a step.
   text, (end,) = join_steps((FOUR,))
   assert end == len(text)
-  steps = [dict(completions=[dict(text=FOUR, rating=None)], chosen_completion=0)]
+  steps = [
+    dict(completions=[dict(text=FOUR, rating=None)], chosen_completion=0)
+  ]
   row = dict(question=dict(problem=PROMPT), label=dict(steps=steps))
   _, (got,), _ = run(tmp_path, [row])
   assert got["step_scores"] == [[]]
@@ -176,7 +180,10 @@ def tree(*replies):
 def test_a_tree_gains_a_list_per_group_of_replies(tmp_path, loaded, model):
   # One row, several groups: depth first, the dialogue before each as prompt.
   asked = reply(
-    "Who wrote this ?", None, reply("A poet .", 0), reply("Yes .", 1),
+    "Who wrote this ?",
+    None,
+    reply("A poet .", 0),
+    reply("Yes .", 1),
     role="prompter",
   )
   rows = [
@@ -201,7 +208,9 @@ def test_a_tree_gains_a_list_per_group_of_replies(tmp_path, loaded, model):
   assert len(out[2]["unscored"]) == 1
   assert out[2]["unscored"][0].startswith("group 0: prompt and completion 1")
   assert [r["line"] for r in rejects] == [3]
-  assert rejects[0]["reason"] == "the row holds no group of completions to score"
+  assert (
+    rejects[0]["reason"] == "the row holds no group of completions to score"
+  )
 
 
 def test_scores_read_back_bit_equal(tmp_path, loaded, model):
@@ -244,7 +253,7 @@ def test_every_line_is_scored_or_rejected(tmp_path, loaded):
   want = {
     2: "bad JSON at column 2",
     4: "prompt and completion 0 take ",
-    5: "the completion is empty",
+    5: "completion 0 is empty",
     6: "chosen and rejected are identical",
     7: "half a surrogate pair, '\\ud83d', is not text",
     8: "bad JSON: ",
@@ -344,8 +353,9 @@ def test_a_kill_changes_nothing(tmp_path, workdir, monkeypatch):
   for end in ("", ".rejects.jsonl"):
     one, other = (p.with_name(p.name + end) for p in (killed, whole))
     assert one.read_bytes() == other.read_bytes()
-  assert [r["line"] for r in read(killed.with_name("killed.jsonl.rejects.jsonl"))
-          ] == list(range(3, 41, 5))
+  assert [
+    r["line"] for r in read(killed.with_name("killed.jsonl.rejects.jsonl"))
+  ] == list(range(3, 41, 5))
   assert len(read(killed)) == 32
 
 
@@ -383,9 +393,7 @@ def test_the_digest_is_of_all_that_scores_depend_on(model):
   embed = model.params["backbone"]["embed"]["embedding"]
   backbone = model.params["backbone"] | {"embed": {"embedding": embed * 2}}
   others = [
-    dataclasses.replace(
-      model, params=model.params | {"backbone": backbone}
-    ),
+    dataclasses.replace(model, params=model.params | {"backbone": backbone}),
     dataclasses.replace(model, reading=model.reading._replace(row_len=63)),
     dataclasses.replace(
       model, spec=dataclasses.replace(model.spec, dtype="bfloat16")
@@ -431,6 +439,4 @@ def test_real_files(rm_data, tmp_path, loaded, source):
   rejected = {r["line"] for r in rejects}
   kept = [json.loads(x) for i, x in enumerate(lines, 1) if i not in rejected]
   new = ("scores", "unscored", "step_scores")
-  assert [
-    {k: v for k, v in row.items() if k not in new} for row in out
-  ] == kept
+  assert [{k: v for k, v in row.items() if k not in new} for row in out] == kept

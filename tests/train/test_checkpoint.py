@@ -71,7 +71,9 @@ def test_params_of_any_kept_step(manager, tmp_path):
   assert step == 4
   assert_equal(params, state(4).params)
   assert_equal(load_params(tmp_path, "last", 2)[0], state(2).params)
-  with pytest.raises(UserError, match=r"no checkpoint 3, found \[2, 4\]\. Train"):
+  with pytest.raises(
+    UserError, match=r"no checkpoint 3, found \[2, 4\]\. Train"
+  ):
     load_params(tmp_path, "last", 3)
   with pytest.raises(UserError, match=r"best: no checkpoint, found \[\]"):
     load_params(tmp_path, "best", None)
@@ -89,7 +91,9 @@ def test_params_of_any_kept_step(manager, tmp_path):
 def test_another_config_is_one_clear_line(manager, other):
   # Wrong: orbax's own words, or values cast in silence.
   save(manager, 2, state(2), {})
-  with pytest.raises(UserError, match=r"does not fit this config.*run\.json") as e:
+  with pytest.raises(
+    UserError, match=r"does not fit this config.*run\.json"
+  ) as e:
     restore(manager, other)
   assert "\n" not in str(e.value)
 
@@ -117,7 +121,9 @@ def test_a_disk_that_fills_up_while_writing(manager, monkeypatch, code):
 
   with monkeypatch.context() as m:
     m.setattr(ocp.CheckpointManager, "save", full)
-    with pytest.raises(UserError, match="step 4 .*Earlier checkpoints are whole"):
+    with pytest.raises(
+      UserError, match="step 4 .*Earlier checkpoints are whole"
+    ):
       save(manager, 4, state(4), {})
     with pytest.raises(UserError, match="best: no room"):
       save_best(pathlib.Path(manager.directory).parent, 4, state(4).params)

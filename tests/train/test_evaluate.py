@@ -22,7 +22,8 @@ def dataset(groups):
 
 def pair(chosen, rejected, record=0):
   """Completions of these lengths, the first one chosen."""
-  return forests.group([[1] * chosen, [2] * rejected], [0, 0], record=record)
+  g = forests.group([[1] * chosen, [2] * rejected], [0, 0], record=record)
+  return g._replace(weights=tuple(w * 0 for w in g.weights))
 
 
 # Lengths (4, 2), (3, 3), (2, 5), (6, 1): longer wins 1, 1/2, 0, 1.
@@ -89,8 +90,11 @@ def test_large_differences_overflow_nowhere():
   with warnings.catch_warnings():
     warnings.simplefilter("error")
     got = measure(
-      dataset(PAIRS[:2]), scored([[1e4, -1e4], [-1e4, 1e4]]),
-      prompts=["a", "b"], longer_is_better=True, seed=0,
+      dataset(PAIRS[:2]),
+      scored([[1e4, -1e4], [-1e4, 1e4]]),
+      prompts=["a", "b"],
+      longer_is_better=True,
+      seed=0,
     )
   assert got["brier"]["value"] == 0.5
 
@@ -106,8 +110,11 @@ def of_labels(labels, scores, loss):
   return {
     key: entry["value"]
     for key, entry in measure(
-      dataset([labelled(labels)]), scored([scores], {loss: (3.0, 4.0)}, slots),
-      prompts=["a"], longer_is_better=True, seed=0,
+      dataset([labelled(labels)]),
+      scored([scores], {loss: (3.0, 4.0)}, slots),
+      prompts=["a"],
+      longer_is_better=True,
+      seed=0,
     ).items()
   }
 
@@ -144,8 +151,11 @@ def test_numbers_are_numbers_whatever_their_range(labels):
 def test_two_terms_are_named():
   sums = {"bradley_terry": (3.0, 4.0), "next_token_cross_entropy": (0.0, 0.0)}
   got = measure(
-    dataset(PAIRS), scored(SCORES, sums), prompts=list("abcd"),
-    longer_is_better=True, seed=0,
+    dataset(PAIRS),
+    scored(SCORES, sums),
+    prompts=list("abcd"),
+    longer_is_better=True,
+    seed=0,
   )
   assert got["loss/bradley_terry"]["value"] == 0.75
   assert got["loss/next_token_cross_entropy"]["value"] is None  # no weight

@@ -51,9 +51,7 @@ def rates(steps, **changes):
 def test_cosine_by_hand():
   # Wrong: the decay spans all steps and not those after the warm-up; the last
   # step stops short of the final rate; the first update has size 0.
-  got = rates(
-    7, lr=0.6, warmup_steps=2, schedule="cosine", final_lr_ratio=0.1
-  )
+  got = rates(7, lr=0.6, warmup_steps=2, schedule="cosine", final_lr_ratio=0.1)
   want = [0.2, 0.4] + [
     0.6 * (0.1 + 0.9 * (1 + math.cos(math.pi * i / 4)) / 2) for i in range(5)
   ]
@@ -128,21 +126,27 @@ def test_first_update_by_hand_and_the_head_multiplier(name):
   params = few_params()
   gradient = jax.tree.map(lambda x: jnp.full_like(x, -0.3), params)
   got = update(
-    params, gradient, name=name, weight_decay=0.0, clip_norm=0.0,
+    params,
+    gradient,
+    name=name,
+    weight_decay=0.0,
+    clip_norm=0.0,
     head_lr_multiplier=3.0,
   )
-  np.testing.assert_allclose(
-    got["backbone"]["mlp"]["kernel"], 0.5, rtol=1e-5
-  )
+  np.testing.assert_allclose(got["backbone"]["mlp"]["kernel"], 0.5, rtol=1e-5)
   np.testing.assert_allclose(got["head"]["kernel"], 1.5, rtol=1e-5)
   np.testing.assert_allclose(got["head"]["bias"], 1.5, rtol=1e-5)
 
 
 def test_clip_by_the_norm_of_all_leaves():
   # eps large beside the gradient makes Adam show its size: g / eps.
-  params = {"head": {"kernel": jnp.zeros(2)}, "backbone": {"kernel": jnp.zeros(1)}}
+  params = {
+    "head": {"kernel": jnp.zeros(2)},
+    "backbone": {"kernel": jnp.zeros(1)},
+  }
   gradient = {
-    "head": {"kernel": jnp.array([3.0, 0.0])}, "backbone": {"kernel": jnp.array([4.0])}
+    "head": {"kernel": jnp.array([3.0, 0.0])},
+    "backbone": {"kernel": jnp.array([4.0])},
   }
   got = update(params, gradient, lr=1.0, eps=1e6, clip_norm=1.0)
   np.testing.assert_allclose(got["head"]["kernel"][0], -0.6e-6, rtol=1e-5)
@@ -192,14 +196,17 @@ def test_segments(trainable, segments):
 
 
 @pytest.mark.parametrize(
-  "trainable", ["last:0", "last:4", "last:99", "last:", "last", "lora", "last:-1"]
+  "trainable",
+  ["last:0", "last:4", "last:99", "last:", "last", "lora", "last:-1"],
 )
 def test_what_cannot_train_is_refused(trainable):
   with pytest.raises(UserError, match=rf"'{trainable}'.*last:n .* n <= 3"):
     segments_for(trainable, 3)
 
 
-@pytest.mark.parametrize("trainable", ["all", "head", "last:1", "last:2", "last:3"])
+@pytest.mark.parametrize(
+  "trainable", ["all", "head", "last:1", "last:2", "last:3"]
+)
 def test_split_merge_join_give_back_every_leaf(trainable):
   # Wrong: layers in another order, a leaf on both sides or on none.
   params = params_for(trainable)

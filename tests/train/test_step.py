@@ -26,16 +26,19 @@ TINY = SIZES["tiny"]
 
 
 def batch():
-  groups = [
-    g for g in forests.ragged_groups() if len(g.tokens) in (2, 3, 4)
-  ]
+  groups = [g for g in forests.ragged_groups() if len(g.tokens) in (2, 3, 4)]
   return forests.batches(groups, layout="shared", row_len=32, blocks=2)[0][0][0]
 
 
 @functools.cache
 def setup(trainable, head_init="unit", name="adamw"):
   spec = ModelSpec(
-    TINY, "scalar", head_init, "last_token", "float32", False,
+    TINY,
+    "scalar",
+    head_init,
+    "last_token",
+    "float32",
+    False,
     segments_for(trainable, TINY.layers),
   )
   c = base().optim
@@ -44,8 +47,13 @@ def setup(trainable, head_init="unit", name="adamw"):
   schedule = make_schedule(c, 6)
   optimizer = make_optimizer(c, schedule)
   steps = make_steps(
-    spec, LossSpec("bradley_terry_margin", 0.0), optimizer, schedule,
-    trainable=trainable, accumulate=1, parallel="pjit",
+    spec,
+    LossSpec("bradley_terry_margin", 0.0),
+    optimizer,
+    schedule,
+    trainable=trainable,
+    accumulate=1,
+    parallel="pjit",
     mesh=make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1]),
   )
   whole = ModelSpec(*list(vars(spec).values())[:-1], (TINY.layers,))
@@ -63,7 +71,9 @@ def go(trainable, batches, **how):
   state = steps.put_state(state)
   out = []
   for b in batches:
-    state, metrics = steps.train(state, steps.put_frozen(frozen), steps.put_batch(b))
+    state, metrics = steps.train(
+      state, steps.put_frozen(frozen), steps.put_batch(b)
+    )
     out.append((steps.host_state(state), jax.device_get(metrics)))
   return out
 
@@ -75,14 +85,14 @@ def assert_equal(a, b):
 
 def test_the_first_loss_of_a_zeros_head_is_log_2():
   # With margins of 0 only; by hand for the others.
-  (_, metrics), = go("all", [batch()], head_init="zeros")
+  ((_, metrics),) = go("all", [batch()], head_init="zeros")
   b = batch()
   want = np.log1p(np.exp(b.margin.astype(np.float64))) * b.comparison_weight
   np.testing.assert_allclose(
     metrics["loss"], want.sum() / b.comparison_weight.sum(), rtol=1e-6
   )
   plain = b._replace(margin=b.margin * 0)
-  (_, metrics), = go("all", [plain], head_init="zeros")
+  ((_, metrics),) = go("all", [plain], head_init="zeros")
   np.testing.assert_allclose(metrics["loss"], math.log(2), rtol=1e-6)
 
 
@@ -91,7 +101,7 @@ def test_exactly_what_trains_changes_and_with_the_same_gradient(trainable):
   # Wrong: a stopped gradient in a layer that trains, a frozen leaf that decay
   # or the optimizer moves, a checkpoint that carries frozen leaves.
   _, before, frozen, _ = setup(trainable)
-  (after, _), = go(trainable, [batch()])
+  ((after, _),) = go(trainable, [batch()])
   for path, leaf in jax.tree_util.tree_flatten_with_path(after.params)[0]:
     old = functools.reduce(lambda t, k: t[k.key], path, before.params)
     assert np.any(leaf != old), jax.tree_util.keystr(path)
@@ -102,7 +112,7 @@ def test_exactly_what_trains_changes_and_with_the_same_gradient(trainable):
   # Two moments of what trains, and counters: nothing for frozen leaves.
   moments = sum(x.size for x in jax.tree.leaves(after.opt_state))
   assert 2 * kept <= moments <= 2 * kept + 8
-  (whole, _), = go("all", [batch()])
+  ((whole, _),) = go("all", [batch()])
   want = whole.opt_state[0][0].mu
   got = after.opt_state[0][0].mu
   np.testing.assert_allclose(
@@ -112,7 +122,8 @@ def test_exactly_what_trains_changes_and_with_the_same_gradient(trainable):
     np.testing.assert_allclose(
       got["backbone"]["layers_1"]["mlp"]["up"]["kernel"][0],
       want["backbone"]["layers_0"]["mlp"]["up"]["kernel"][-1],
-      rtol=1e-3, atol=1e-7,
+      rtol=1e-3,
+      atol=1e-7,
     )
 
 

@@ -1,0 +1,198 @@
+"""The command line: help without jax, one line for every mistake."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from rm_jax.main import VERBS
+from tests import tiny_run, trained
+
+ROOT = tiny_run.ROOT
+
+
+@pytest.fixture(scope="session")
+def workdir(tmp_path_factory):
+  return trained.run(tmp_path_factory.getbasetemp(), "all")
+
+
+def rm_jax(*arguments):
+  """(exit code, stdout, stderr) of the command."""
+  done = subprocess.run(
+    [sys.executable, "-m", "rm_jax", *map(str, arguments)],
+    cwd=ROOT,
+    env=os.environ | {"PYTHONPATH": str(ROOT)},
+    capture_output=True,
+    text=True,
+  )
+  return done.returncode, done.stdout, done.stderr
+
+
+def mistake(*arguments):
+  """The one line that a user's mistake is answered with."""
+  code, out, err = rm_jax(*arguments)
+  lines = [x for x in err.splitlines() if not x.startswith("[transformers]")]
+  assert code == 2 and out == "" and len(lines) == 1, (code, out, err)
+  assert lines[0].startswith("rm-jax: error: ")
+  return lines[0].removeprefix("rm-jax: error: ")
+
+
+def test_help_of_every_verb_without_jax():
+  # Catches a verb's imports at the top of a file: help would take seconds.
+  code = """
+import contextlib, io, sys
+from absl import flags
+from rm_jax import main
+asked = [["--help"], ["help"], ["-h"], *([v, "--help"] for v in main.VERBS)]
+for argv in asked:
+  out = io.StringIO()
+  with contextlib.redirect_stdout(out):
+    try:
+      main.main(["rm-jax", *argv])
+    except SystemExit as stop:
+      assert stop.code == 0, argv
+  print(out.getvalue())
+  for name in list(flags.FLAGS):
+    if name not in ("config", "workdir") or argv[0] != "train":
+      delattr(flags.FLAGS, name)
+heavy = {"jax", "matplotlib", "transformers", "orbax", "grain"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+  done = subprocess.run(
+    [sys.executable, "-c", code],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    env=os.environ | {"PYTHONPATH": str(ROOT)},
+  )
+  assert done.returncode == 0, done.stderr
+  for name, verb in VERBS.items():
+    assert f"  {name:8}{verb.summary}" in done.stdout
+    assert f"rm-jax {name}: {verb.summary}" in done.stdout
+    assert f"  rm-jax {name} --" in done.stdout  # an example to copy
+  for text in (
+    "--config.optim.lr=1e-05",
+    "--dtype=float32",
+    "--allow_overlap",
+    "OUTPUT.rejects.jsonl",
+    "75 preempted and saved",
+  ):
+    assert text in done.stdout
+
+
+def test_no_verb_is_a_mistake_that_shows_the_verbs():
+  code, out, _ = rm_jax()
+  assert code == 2 and "usage: rm-jax VERB" in out
+
+
+@pytest.mark.parametrize(
+  ("arguments", "want"),
+  [
+    (["trian"], "unknown verb 'trian'. Known: train, "),
+    (["train"], "--config is missing: see rm-jax train --help"),
+    (
+      ["train", "--config=configs/demo.py"],
+      "--workdir is missing: see rm-jax train --help",
+    ),
+    (
+      ["train", "--config=configs/demo.py", "--config.optim.lrr=1"],
+      "unknown config key in --config.optim.lrr=1. Nearest there: lr. ",
+    ),
+    (
+      ["train", "--config=configs/demo.py", "--config.seed=one"],
+      "flag --config.seed=one: invalid literal for int()",
+    ),
+    (
+      ["train", "--config=configs/none.py", "--workdir=x"],
+      "[Errno 2] No such file or directory: ",
+    ),
+    (["score", "--modle=x"], "Unknown command line flag 'modle'"),
+    (["score", "model=x"], "unexpected argument 'model=x': flags are --key="),
+    (["score", "--model=x", "--input=y"], "--output is missing"),
+    (["eval", "--dtype=int8"], "flag --dtype=int8: value should be one of"),
+  ],
+)
+def test_a_mistake_in_the_flags_is_one_line(arguments, want):
+  assert mistake(*arguments).startswith(want)
+
+
+@pytest.mark.parametrize(
+  ("body", "want"),
+  [
+    ("def get_config(:", "SyntaxError: invalid syntax"),
+    ("def get_config():\n  return 1 / 0", ":2: ZeroDivisionError: division"),
+    ("def get_config():\n  int('x')", "ValueError: invalid literal for int()"),
+    ("import nothing_of_this_name", ":1: ModuleNotFoundError: No module"),
+  ],
+)
+def test_a_mistake_in_the_config_file_is_one_line(tmp_path, body, want):
+  # Catches a traceback through absl for a typo in the user's own file.
+  path = tmp_path / "mine.py"
+  path.write_text(body + "\n")
+  assert want in mistake("train", f"--config={path}", "--workdir=x")
+
+
+def test_a_bad_value_is_found_before_the_data_are_read(tmp_path):
+  text = mistake(
+    "train",
+    "--config=configs/demo.py",
+    f"--workdir={tmp_path / 'w'}",
+    "--config.data.layout=sorted",
+  )
+  assert text.startswith("config.data.layout='sorted' is not known. Known: ")
+
+
+def test_score_and_eval_end_to_end(tmp_path, workdir):
+  # Catches flags that do not reach the work; a bad line is not a failure.
+  rows = tiny_run.pairs(4, seed=9)
+  data = tiny_run.write_rows(tmp_path / "in.jsonl", rows)
+  data.write_text(data.read_text() + "{bad\n")
+  code, out, err = rm_jax(
+    "score",
+    f"--model={workdir}",
+    f"--input={data}",
+    f"--output={tmp_path / 'out.jsonl'}",
+  )
+  assert code == 0, err
+  assert out.startswith("4 rows scored into ") and ", 1 rejected, see " in out
+  assert "row/s" not in err  # no bar where nobody looks
+  found = (tmp_path / "out.jsonl").read_text().splitlines()
+  for line, row in zip(found, rows, strict=True):
+    scored = json.loads(line)
+    assert {k: scored[k] for k in row} == row
+    assert scored.keys() - row.keys() == {"chosen_score", "rejected_score"}
+  rejects = (tmp_path / "out.jsonl.rejects.jsonl").read_text()
+  assert json.loads(rejects)["line"] == 5
+
+  code, out, err = rm_jax(
+    "eval",
+    f"--model={workdir}",
+    f"--data={data}",
+    f"--out={tmp_path / 'r.json'}",
+    "--max_groups=3",
+  )
+  assert code == 0, err
+  assert "3 groups evaluated, 1 rejected" in out
+  results = json.loads((tmp_path / "r.json").read_text())
+  assert results["command"].startswith(f"rm-jax eval --model={workdir}")
+  assert results["metrics"]["accuracy"]["n"] == 3
+
+
+def test_a_mistake_in_the_work_is_one_line(tmp_path, workdir):
+  data = tiny_run.write_rows(tmp_path / "in.jsonl", tiny_run.pairs(1))
+  arguments = [f"--input={data}", f"--output={tmp_path / 'out.jsonl'}"]
+  text = mistake("score", f"--model={tmp_path / 'none'}", *arguments)
+  assert "expected a run's workdir" in text
+  text = mistake(
+    "eval",
+    f"--model={workdir}",
+    f"--data={tmp_path / 'inn.jsonl'}",
+    f"--out={tmp_path / 'r.json'}",
+  )
+  assert "does not exist (nearest there: in.jsonl" in text
+  # A folder in the way of the file: the system's own words, no traceback.
+  (tmp_path / "out.jsonl.rejects.jsonl").mkdir()
+  text = mistake("score", f"--model={workdir}", *arguments)
+  assert text == f"{tmp_path / 'out.jsonl.rejects.jsonl'}: Is a directory"

@@ -1,0 +1,67 @@
+"""What a run starts from: seeded, named, of the tokenizer's size."""
+
+import jax
+import numpy as np
+import pytest
+import tiny_run
+
+from rm_jax.reward_model import init_params
+from rm_jax.train.init import init_from
+from rm_jax.train.optim import join_layers
+from rm_jax.types import UserError
+from tests.data.fixtures import make_tokenizer
+
+
+def start(**changes):
+  return init_from(tiny_run.config("", "", **changes), make_tokenizer())
+
+
+def test_a_random_model_has_a_row_per_token():
+  spec, params = start()
+  size = len(make_tokenizer())
+  assert spec.decoder.vocab_size == size
+  assert params["backbone"]["embed"]["embedding"].shape == (size, 32)
+  assert (spec.head, spec.pooling, spec.segments) == (
+    "scalar",
+    "last_token",
+    (3,),
+  )
+
+
+def test_the_same_seed_is_the_same_model_and_another_is_not():
+  # Wrong: a head that is not seeded, or seeded like the backbone.
+  one, same, other = (start(seed=s)[1] for s in (1, 1, 2))
+  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(same), strict=True):
+    np.testing.assert_array_equal(a, b)
+  assert np.any(one["head"]["kernel"] != other["head"]["kernel"])
+  embeddings = [p["backbone"]["embed"]["embedding"] for p in (one, other)]
+  assert np.any(embeddings[0] != embeddings[1])
+
+
+def test_what_trains_does_not_change_the_start():
+  spec, cut = start(train__trainable="last:2")
+  _, whole = start()
+  assert spec.segments == (1, 2)
+  joined = join_layers(cut["backbone"])
+  assert jax.tree.structure(joined) == jax.tree.structure(whole["backbone"])
+  for a, b in zip(
+    jax.tree.leaves(joined), jax.tree.leaves(whole["backbone"]), strict=True
+  ):
+    np.testing.assert_array_equal(a, b)
+  np.testing.assert_array_equal(cut["head"]["kernel"], whole["head"]["kernel"])
+
+
+def test_the_tree_is_what_the_spec_says():
+  for head in ("biased_scalar", "steps"):
+    spec, params = start(model__head=head, train__trainable="last:1")
+    want = jax.eval_shape(lambda s=spec: init_params(s, jax.random.key(0)))
+    assert jax.tree.map(lambda x: x.shape, params) == jax.tree.map(
+      lambda x: x.shape, want
+    )
+
+
+def test_an_unknown_size_lists_the_known():
+  with pytest.raises(
+    UserError, match=r"'random:huge' .*\['smollm2_135m', 'tiny'\]"
+  ):
+    start(init__from="random:huge")
