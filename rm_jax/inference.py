@@ -27,7 +27,7 @@ from rm_jax.places import EMBEDDED, locate
 from rm_jax.reward_model import ModelSpec
 from rm_jax.train.checkpoint import load_params
 from rm_jax.train.evaluate import Scored, eval_body, score_dataset
-from rm_jax.train.init import init_from
+from rm_jax.train.init import check_base, digest, init_from
 from rm_jax.train.optim import merge, segments_for, split_trainable
 from rm_jax.types import Record, UserError
 
@@ -348,7 +348,9 @@ def _load_run(cls, workdir, which, step, dtype):
         f"{begun.decoder}, the run was trained on {decoder}. Put the same base "
         "model back."
       )
-    params = merge(params, split_trainable(whole, trainable)[1])
+    frozen = split_trainable(whole, trainable)[1]
+    check_base(workdir, digest(frozen))
+    params = merge(params, frozen)
   return cls(
     spec,
     jax.device_put(params),

@@ -10,8 +10,15 @@ VOCAB = 96
 
 
 def group(
-  tokens, starts, *, record=0, pooling="last_token", labels=None, trunk=-1,
-  language=False, step_ends=None,
+  tokens,
+  starts,
+  *,
+  record=0,
+  pooling="last_token",
+  labels=None,
+  trunk=-1,
+  language=False,
+  step_ends=None,
 ):
   """A TokenizedGroup with slots as `pooling` places them.
 
@@ -44,9 +51,7 @@ def group(
     reads=tuple(reads),
     comparisons=np.asarray(pairs, np.int32).reshape(-1, 2),
     margins=np.linspace(0, 1, len(pairs), dtype=np.float32),
-    comparison_weights=np.full(
-      len(pairs), 1 / max(len(pairs), 1), np.float32
-    ),
+    comparison_weights=np.full(len(pairs), 1 / max(len(pairs), 1), np.float32),
     ranks=np.arange(k, dtype=np.int32),
     weight=1.0,
     trunk=trunk,
@@ -95,25 +100,44 @@ def forked_group(seed=0, record=0, **how):
 
 
 def batches(
-  groups, *, layout, row_len, blocks, num_steps=1, rows=None, geometry=None, **how
+  groups,
+  *,
+  layout,
+  row_len,
+  blocks,
+  num_steps=1,
+  rows=None,
+  geometry=None,
+  **how,
 ):
   """Packs groups in order; [(Batch, Owners)] and the plan.
 
   `rows` and `geometry` replace the planned capacities by larger ones, so that
   layouts share one compilation.
   """
-  settings = dict(
-    batch="groups", groups_per_batch=len(groups), rows_per_batch=0, align=1,
-    seed=0, shuffle=False,
-  ) | how
+  settings = (
+    dict(
+      batch="groups",
+      groups_per_batch=len(groups),
+      rows_per_batch=0,
+      align=1,
+      seed=0,
+      shuffle=False,
+    )
+    | how
+  )
   align = settings["align"]
   pieces = [
     grow(g, layout=layout, row_len=row_len, align=align) for g in groups
   ]
   demands = [demand(g, p) for g, p in zip(groups, pieces, strict=True)]
   plan = make_plan(
-    demands, num_steps=num_steps, layout=layout, row_len=row_len,
-    blocks=blocks, **settings,
+    demands,
+    num_steps=num_steps,
+    layout=layout,
+    row_len=row_len,
+    blocks=blocks,
+    **settings,
   )
   out = []
   for step in plan.steps:

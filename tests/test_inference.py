@@ -435,3 +435,14 @@ def test_dtype_is_that_of_the_products(workdir, model):
   assert 1e-4 < np.max(np.abs(got - want)) < 0.1
   with pytest.raises(UserError, match="dtype='float16' is not known"):
     RewardModel.load(workdir, dtype="float16")
+
+
+def test_frozen_layers_of_another_base_are_refused(tmp_path, tmp_path_factory):
+  workdir = trained.run(tmp_path_factory.getbasetemp(), "last:1")
+  copy = tmp_path / "copy"
+  shutil.copytree(workdir, copy)
+  run = json.loads((copy / "run.json").read_text())
+  run["frozen_sha256"] = "0" * 64
+  (copy / "run.json").write_text(json.dumps(run))
+  with pytest.raises(UserError, match="config.init.from holds other weights"):
+    RewardModel.load(copy)

@@ -27,8 +27,14 @@ from rm_jax.reward_model import (
 
 TINY = SIZES["tiny"]
 WIDE = Geometry(
-  row_len=24, blocks=2, slots=96, comparisons=160, groups=10, group_size=9,
-  completions=50, align=1,
+  row_len=24,
+  blocks=2,
+  slots=96,
+  comparisons=160,
+  groups=10,
+  group_size=9,
+  completions=50,
+  align=1,
 )
 
 
@@ -80,7 +86,9 @@ def run(groups, layout, *, spec, loss, row_len, blocks=2, head="scalar"):
   by_owner = {
     (int(g), int(k)): float(s)
     for g, k, s in zip(
-      owners.group.ravel(), owners.completion.ravel(), scores.ravel(),
+      owners.group.ravel(),
+      owners.completion.ravel(),
+      scores.ravel(),
       strict=True,
     )
     if g >= 0
@@ -132,7 +140,11 @@ CASES = {
     "scalar",
   ),
   "mean_logit_orm": (
-    "outcome_cross_entropy", 0.0, {"pooling": "mean"}, "mean", "scalar",
+    "outcome_cross_entropy",
+    0.0,
+    {"pooling": "mean"},
+    "mean",
+    "scalar",
   ),
   "steps": (
     "step_cross_entropy",
@@ -155,9 +167,7 @@ def test_three_layouts_agree(case, window):
   groups = mixed_groups(**how)
   if head == "steps":
     groups = [
-      g._replace(
-        labels=tuple((s % 3 - 1).astype(np.float32) for s in g.slots)
-      )
+      g._replace(labels=tuple((s % 3 - 1).astype(np.float32) for s in g.slots))
       for g in groups
     ]
   go = functools.partial(
@@ -176,20 +186,17 @@ def test_three_layouts_agree(case, window):
 
 
 @pytest.mark.parametrize(
-  "pooling, language", [("every_token", 0.0), ("every_token", 1.0), ("mean", 0.0)]
+  "pooling, language",
+  [("every_token", 0.0), ("every_token", 1.0), ("mean", 0.0)],
 )
 def test_tokens_shared_by_completions_keep_every_label(pooling, language):
   # The first two completion tokens lie on the trunk and carry labels 1, 0, 1.
   prompt, head = [3, 4, 5], [7, 8]
   tails = [[9, 10], [11], [12, 13, 14]]
   tokens = [prompt + head + t for t in tails]
-  how = dict(
-    pooling=pooling, labels=[1.0, 0.0, 1.0], language=language > 0
-  )
+  how = dict(pooling=pooling, labels=[1.0, 0.0, 1.0], language=language > 0)
   g = forests.group(tokens, [3] * 3, **how)
-  batch, _ = forests.batches(
-    [g], layout="shared", row_len=24, blocks=1
-  )[0][0]
+  batch, _ = forests.batches([g], layout="shared", row_len=24, blocks=1)[0][0]
   on_trunk = np.asarray(batch.score_where) & (
     np.asarray(batch.score_positions) < 5
   )
@@ -214,21 +221,17 @@ def test_language_loss_equals_one_completion_at_a_time():
   total, count = 0.0, 0
   for tokens, slots in zip(g.tokens, g.slots, strict=True):
     alone = forests.group([tokens.tolist()], [1], pooling="every_token")
-    batch, _ = forests.batches(
-      [alone], layout="padded", row_len=24, blocks=1
-    )[0][0]
-    out = forward(
-      spec, params, jax.tree.map(jnp.asarray, batch), language=True
-    )
+    batch, _ = forests.batches([alone], layout="padded", row_len=24, blocks=1)[
+      0
+    ][0]
+    out = forward(spec, params, jax.tree.map(jnp.asarray, batch), language=True)
     context = np.asarray(out.context[0, 0], np.float64)  # slot i: token i + 1
     table = np.asarray(out.unembedding, np.float64)
     for t in slots:
       logits = table @ context[t - 1]
       total += np.log(np.sum(np.exp(logits))) - logits[tokens[t]]
       count += 1
-  batch, _ = forests.batches(
-    [g], layout="shared", row_len=24, blocks=1
-  )[0][0]
+  batch, _ = forests.batches([g], layout="shared", row_len=24, blocks=1)[0][0]
   batch = jax.tree.map(jnp.asarray, batch)
   loss = LossSpec("outcome_cross_entropy", 1.0)
   sums = loss_sums(
@@ -243,8 +246,8 @@ def test_every_layout_is_a_different_cost():
   groups = mixed_groups()
   useful = {}
   for layout in LAYOUTS:
-    batch, _ = forests.batches(
-      groups, layout=layout, row_len=24, blocks=2
-    )[0][0]
+    batch, _ = forests.batches(groups, layout=layout, row_len=24, blocks=2)[0][
+      0
+    ]
     useful[layout] = int((batch.group_ids > 0).sum())
   assert useful["shared"] < useful["packed"] == useful["padded"]

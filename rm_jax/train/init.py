@@ -1,10 +1,14 @@
 """The parameters a run starts from."""
 
 import dataclasses
+import hashlib
+import json
+import pathlib
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rm_jax.models.convert import load_pretrained
 from rm_jax.models.sizes import SIZES
@@ -61,3 +65,34 @@ def make_spec(config, decoder) -> ModelSpec:
     remat=config.compute.remat,
     segments=segments_for(config.train.trainable, decoder.layers),
   )
+
+
+def digest(params: dict) -> str:
+  """sha256 of a parameter tree: names, shapes and every bit of the values.
+
+  A checkpoint holds only what trained; this tells whether the rest, read from
+  the base model again, is still what the run began with.
+  """
+  found = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+    array = np.ascontiguousarray(jax.device_get(leaf))
+    name = f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}"
+    found.update(name.encode())
+    found.update(array.data)
+  return found.hexdigest()
+
+
+def check_base(workdir: pathlib.Path, now: str) -> None:
+  """Raises UserError if what did not train is not what the run began with.
+
+  Args:
+    workdir: of the run; its run.json holds the digest.
+    now: the digest of the frozen parameters at hand.
+  """
+  stored = json.loads((workdir / "run.json").read_text())["frozen_sha256"]
+  if stored != now:
+    raise UserError(
+      f"{workdir}: the parameters that do not train have digest {now[:12]}, "
+      f"the run began with {stored[:12]}: config.init.from holds other weights "
+      "now. Put the same base model back, or train again."
+    )

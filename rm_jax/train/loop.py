@@ -31,7 +31,7 @@ from rm_jax.train.checkpoint import (
   write_json,
 )
 from rm_jax.train.evaluate import longer_wins, measure, score_dataset
-from rm_jax.train.init import init_from
+from rm_jax.train.init import check_base, digest, init_from
 from rm_jax.train.log import Log
 from rm_jax.train.optim import (
   make_optimizer,
@@ -127,12 +127,14 @@ def _train(config, workdir, command):
   found = restore(checkpoints, jax.device_get(state))
   position = None
   changed = []
+  base = digest(frozen)
   if found is not None:
     state, position = found
+    check_base(workdir, base)
     changed = _changed(workdir, config, tokenizer, reading)
   # After `restore`: a config that does not fit must not replace the one that
   # made the checkpoints.
-  write_run(workdir, config, spec, tokenizer, reading)
+  write_run(workdir, config, spec, tokenizer, reading, base)
   first, skipped = int(state.step), int(state.skipped)
   state = steps.put_state(state)
   frozen = steps.put_frozen(frozen)
@@ -272,7 +274,7 @@ def _check_blocks(config, mesh):
     )
 
 
-def write_run(workdir, config, spec, tokenizer, reading) -> None:
+def write_run(workdir, config, spec, tokenizer, reading, base) -> None:
   """Writes run.json: all that is needed to score with this run later."""
   run = {
     "config": config.to_dict(),
@@ -284,6 +286,7 @@ def write_run(workdir, config, spec, tokenizer, reading) -> None:
       "head": spec.head,
       "pooling": spec.pooling,
     },
+    "frozen_sha256": base,
   }
   write_json(workdir / "run.json", run)
 

@@ -146,6 +146,21 @@ def test_a_tree_split_over_rows_has_a_trunk_copy_in_each():
   assert batch.completion_index[0, :3].tolist() == [3, 5, 12 + 4]
 
 
+def test_a_split_piece_grows_its_trunk_for_a_deeper_fork():
+  # Neither branch fits beside the trunk of 12. The longer one opens a row with
+  # one trunk token; the other leaves at 3, so that row needs three.
+  main = list(range(11, 23))
+  a, b = [31, 32, 33, 34, 35, 36], [41, 42, 43]
+  g = forests.group([main, [*main[:1], *a], [*main[:3], *b]], [1] * 3, trunk=0)
+  batch, _, rows = rows_of(g, row_len=13)
+  assert rows["tokens"] == [[*main, 0], [*main[:3], *a, *b, 0]]
+  assert rows["branch_ids"][1] == [0] * 3 + [1] * 6 + [2] * 3 + [0]
+  assert rows["fork_positions"][1] == [0] * 3 + [1] * 6 + [3] * 3 + [0]
+  assert rows["parents"][1] == [-1, 0, 1, 0, 3, 4, 5, 6, 7, 2, 9, 10, -1]
+  assert rows["positions"][1] == [0, 1, 2, 1, 2, 3, 4, 5, 6, 3, 4, 5, 0]
+  assert slots_of(batch, 1) == [(8, 1), (11, 2)]
+
+
 def test_align_4_starts_at_multiples_and_rounds_forks_down():
   # The common prefix is 6 long: the trunk keeps 4 of it, each branch repeats 2.
   shared = [5, 6, 7, 8, 9, 10]

@@ -6,7 +6,7 @@ import pytest
 import tiny_run
 
 from rm_jax.reward_model import init_params
-from rm_jax.train.init import init_from
+from rm_jax.train.init import check_base, digest, init_from
 from rm_jax.train.optim import join_layers
 from rm_jax.types import UserError
 from tests.data.fixtures import make_tokenizer
@@ -65,3 +65,25 @@ def test_an_unknown_size_lists_the_known():
     UserError, match=r"'random:huge' .*\['smollm2_135m', 'tiny'\]"
   ):
     start(init__from="random:huge")
+
+
+def test_the_digest_sees_one_bit_a_name_and_a_shape():
+  params = {"a": np.arange(6, dtype=np.float32), "b": np.ones(2, np.float32)}
+  same = {k: v.copy() for k, v in params.items()}
+  assert digest(params) == digest(same)
+  same["a"][3] = np.nextafter(np.float32(3), np.float32(4))
+  others = [
+    same,
+    {"a": params["a"], "c": params["b"]},
+    {"a": params["a"].reshape(2, 3), "b": params["b"]},
+  ]
+  assert len({digest(x) for x in [params, *others]}) == 4
+
+
+def test_another_base_model_is_refused(tmp_path):
+  # Wrong: layers that trained on one base, scored on top of another.
+  (tmp_path / "run.json").write_text('{"frozen_sha256": "0123456789abcdef"}')
+  check_base(tmp_path, "0123456789abcdef")
+  said = "digest ffff.*began with 0123456789ab: config.init.from holds other"
+  with pytest.raises(UserError, match=said):
+    check_base(tmp_path, "ffff")
