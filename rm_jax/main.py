@@ -191,6 +191,8 @@ def _start_jax():
   """Compilations are kept between runs unless the user set a place."""
   import os
 
+  # It says at every start that there is no torch, which nobody asked for.
+  os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
   import jax
 
   if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -285,6 +287,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def _parse(argv: list[str]) -> None:
   """Flags and config file: whatever goes wrong here is the user's to mend."""
+  # `from` is a word of Python, which ml_collections parses the key as.
+  argv = [re.sub(r"^(--?config\.init)\.from=", r"\1['from']=", a) for a in argv]
   try:
     rest = FLAGS(argv)
     if "config" in FLAGS and FLAGS.config is not None:

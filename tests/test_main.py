@@ -144,6 +144,17 @@ def test_a_bad_value_is_found_before_the_data_are_read(tmp_path):
   assert text.startswith("config.data.layout='sorted' is not known. Known: ")
 
 
+def test_the_base_model_can_be_set_like_any_key(tmp_path):
+  # `from` is a word of Python: ml_collections alone refuses this spelling.
+  text = mistake(
+    "train",
+    "--config=configs/demo.py",
+    f"--workdir={tmp_path / 'w'}",
+    f"--config.init.from={tmp_path / 'nowhere'}",
+  )
+  assert str(tmp_path / "nowhere") in text and "from" not in text.split()[:1]
+
+
 def test_score_and_eval_end_to_end(tmp_path, workdir):
   # Catches flags that do not reach the work; a bad line is not a failure.
   rows = tiny_run.pairs(4, seed=9)

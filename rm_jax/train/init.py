@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
 from rm_jax.models.convert import load_pretrained
 from rm_jax.models.sizes import SIZES
@@ -40,6 +41,13 @@ def init_from(config, tokenizer) -> tuple[ModelSpec, dict]:
   else:
     found = load_pretrained(source)
     decoder, weights = found.config, found.params
+    if found.score is not None:
+      logging.warning(
+        "%s: its score.weight is not used, the head of this run is new "
+        "(config.model.head_init=%s)",
+        source,
+        config.model.head_init,
+      )
   spec = make_spec(config, decoder)
   whole = dataclasses.replace(spec, segments=(decoder.layers,))
   if weights is None:
