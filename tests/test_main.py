@@ -151,6 +151,7 @@ def test_the_base_model_can_be_set_like_any_key(tmp_path):
     "--config=configs/demo.py",
     f"--workdir={tmp_path / 'w'}",
     f"--config.init.from={tmp_path / 'nowhere'}",
+    "--config.data.blocks=32",  # of 8 devices
   )
   assert str(tmp_path / "nowhere") in text and "from" not in text.split()[:1]
 

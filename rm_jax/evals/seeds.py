@@ -119,14 +119,16 @@ def table(results: dict) -> str:
     rows.append(f"| {label} | {cell(name, each)} |")
   rows.insert(4, "| chance | 0.500 | |")
   m = results["metrics"]
+  # Lists where runs were merged, alone where there was one.
+  commits = np.atleast_1d(results["commit"])
+  seconds = [f"{s:.0f}" for s in np.atleast_1d(results["seconds"])]
   rows += [
     "",
     f"{m['accuracy']['n']} held-out comparisons, ties count one half "
     f"(tie rate {m['tie_rate']['value']:.3f}); calibration error "
     f"{m['calibration_error']['value']:.3f}; Brier {m['brier']['value']:.3f}. "
     f"Device {results['device']}, jax {results['versions']['jax']}, commit "
-    f"{', '.join(results['commit'])}, "
-    f"{' and '.join(f'{s:.0f}' for s in results['seconds'])} seconds.",
+    f"{', '.join(commits)}, {' and '.join(seconds)} seconds.",
   ]
   return "\n".join(rows)
 
