@@ -13,9 +13,8 @@ the differences are 0 to 4, and a margin of 3 asks for 95 % confidence.
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import ArrayLike  # jaxtyping's own imports jax
 
-from rm_jax.types import UserError
+from rm_jax.types import ArrayLike, UserError
 
 Margin = Float[np.ndarray, "*C"]
 

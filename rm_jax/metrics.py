@@ -8,9 +8,8 @@ import math
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from numpy.typing import ArrayLike  # jaxtyping's own imports jax
 
-from rm_jax.types import UserError
+from rm_jax.types import ArrayLike, UserError
 
 # Credit for equal scores. Reports use "half"; "drop" leaves the comparison out.
 TIE_CREDIT = {"half": 0.5, "wrong": 0.0, "drop": math.nan}

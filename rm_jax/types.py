@@ -7,6 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+# What numpy makes an array of, for shape annotations. numpy's own alias is no
+# class since its release for Python 3.12, jax's would import jax.
+ArrayLike = np.ndarray | list | tuple | float | int
+
 
 class UserError(ValueError):
   """A mistake the user can correct: what, where and what to do, in one line.

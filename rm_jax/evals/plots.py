@@ -12,9 +12,8 @@ from jaxtyping import Bool, Float, Int
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike
 
-from rm_jax.types import UserError
+from rm_jax.types import ArrayLike, UserError
 
 WIDTH, DPI = 10.0, 100  # inches, pixels per inch
 COLUMNS_PIXELS = 900  # of a packed row: the width less labels and margins
