@@ -3,8 +3,76 @@
 import pathlib
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from rm_jax.types import UserError
+
+
+def model() -> ConfigDict:
+  """How hidden states become scores."""
+  return ConfigDict(
+    dict(
+      # scalar, biased_scalar, gain_bias, attributes, bins, steps
+      head="scalar",
+      head_init="zeros",  # the first pairwise loss is log 2
+      pooling="last_token",  # every_token, mean, step_ends
+      attributes=(),  # names, in the order of the attribute head's outputs
+      attribute_weights=(),  # of a completion's score; (): all the same
+      verdict="",  # token whose logit the gain_bias head reads
+    )
+  )
+
+
+def loss() -> ConfigDict:
+  """One loss, its parameters, and what is added to it."""
+  return ConfigDict(
+    dict(
+      name="bradley_terry",
+      per="group",  # every group weighs 1; "comparison": every comparison
+      # A name of rm_jax.margins; "record": the number that the data states.
+      margin="none",
+      # Parameters: to be set where the loss reads them, refused elsewhere.
+      # docs/losses.md says which loss reads what.
+      top=placeholder(int),
+      smoothing=placeholder(float),
+      noise=placeholder(float),
+      temperature=placeholder(float),
+      gap=placeholder(float),
+      gamma=placeholder(float),
+      low=placeholder(float),
+      high=placeholder(float),
+      bins=placeholder(int),
+      sigma=placeholder(float),
+      # Targets of a value at every token: set both or neither.
+      discount=placeholder(float),
+      trace=placeholder(float),  # lambda; 1: Monte Carlo
+      # Coefficients of what is added; 0: nothing.
+      language_coefficient=0.0,  # joint next-token loss
+      centering=0.0,  # (chosen + rejected)^2
+      score_square=0.0,
+      group_variance=0.0,
+      hidden_square=0.0,
+    )
+  )
+
+
+def task() -> ConfigDict:
+  """A further task of a run: c.tasks.NAME = task(), then change its keys.
+
+  Its data, loss and, unless `share_head`, its own head on the same backbone.
+  """
+  return ConfigDict(
+    dict(
+      source="",
+      eval_source="",  # "": data.eval_share of the prompts of `source`
+      kind="auto",
+      weight=1.0,  # how often its groups are drawn; the main task's is 1
+      coefficient=1.0,  # of its mean loss
+      share_head=False,  # read the main head
+      model=model(),
+      loss=loss(),
+    )
+  )
 
 
 def base() -> ConfigDict:
@@ -16,26 +84,16 @@ def base() -> ConfigDict:
   # Where the backbone comes from: "smollm2" (the embedded model), a GGUF file,
   # a folder with config.json, or "random:NAME" of models/sizes.py.
   c.init = ConfigDict({"from": "smollm2", "tokenizer": ""})  # "": same place
-  c.model = ConfigDict(
-    dict(
-      head="scalar",  # scalar, biased_scalar, steps
-      head_init="zeros",  # the first pairwise loss is log 2
-      pooling="last_token",  # every_token, mean, step_ends
-    )
-  )
-  c.loss = ConfigDict(
-    dict(
-      name="bradley_terry",
-      per="group",  # every group weighs 1; "comparison": every comparison
-      margin="none",  # a name of rm_jax.margins, for bradley_terry_margin
-      language_coefficient=0.0,  # of a joint next-token loss
-    )
-  )
+  c.model = model()
+  c.loss = loss()
+  c.tasks = ConfigDict()  # NAME -> task(), beside the main one
   c.data = ConfigDict(
     dict(
-      source="",  # file or folder
+      source="",  # file, folder, place; several with "," between them
+      weights=(),  # of several sources; (): every record the same
       eval_source="",  # "": `eval_share` of the prompts of `source`
       eval_share=0.1,
+      split_by="prompt",  # annotator: no annotator is on both sides
       kind="auto",  # record format; "auto" recognises it by its fields
       template="auto",  # the tokenizer's chat template if it has one
       read_at="end_of_turn",
@@ -49,6 +107,7 @@ def base() -> ConfigDict:
       align=1,
       shuffle=True,
       max_reject_share=0.02,
+      cache="",  # folder of tokenised records, made if missing; "": memory
     )
   )
   c.optim = ConfigDict(
@@ -104,6 +163,7 @@ CHOICES = {
   "data.overlong": ("drop", "cut_prompt"),
   "data.read_at": ("last_token", "end_of_turn"),
   "data.template": ("auto", "chat", "plain"),
+  "data.split_by": ("prompt", "annotator"),
   "loss.per": ("group", "comparison"),
   "compute.dtype": ("bfloat16", "float32"),
   "parallel": ("pjit", "pmap"),
@@ -184,10 +244,24 @@ def validate(c: ConfigDict) -> None:
       f"config.data.align={c.data.align} (remainder "
       f"{c.data.row_len % c.data.align})."
     )
-  if c.loss.margin != "none" and c.loss.name != "bradley_terry_margin":
+  for name, one in c.tasks.items():
+    if not one.source:
+      raise UserError(
+        f"config.tasks.{name}.source is empty: give a file or folder of "
+        "records, or leave the task out."
+      )
+    for key in ("weight", "coefficient"):
+      if not one[key] > 0:
+        raise UserError(
+          f"config.tasks.{name}.{key}={one[key]} must be above 0."
+        )
+  parts = c.data.source.split(",")
+  if c.data.weights and (
+    len(c.data.weights) != len(parts) or min(c.data.weights) <= 0
+  ):
     raise UserError(
-      f"config.loss.margin={c.loss.margin!r} is read by "
-      f"bradley_terry_margin only, config.loss.name is {c.loss.name!r}."
+      f"config.data.weights={tuple(c.data.weights)} must be numbers above 0, "
+      f"one for each of the {len(parts)} places of config.data.source."
     )
 
 
@@ -200,5 +274,8 @@ def _check_keys(c, known, name):
       f"{sorted(known)}."
     )
   for key in known:
-    if isinstance(known[key], ConfigDict):
+    if name == "config" and key == "tasks":
+      for own in c.tasks:
+        _check_keys(c.tasks[own], task(), f"config.tasks.{own}")
+    elif isinstance(known[key], ConfigDict):
       _check_keys(c[key], known[key], f"{name}.{key}")

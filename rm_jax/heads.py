@@ -57,6 +57,56 @@ class BiasedScalarHead(nn.Module):
     return ScalarHead(self.kernel_init, name="linear")(pooled) + bias[0]
 
 
+class GainBiasHead(nn.Module):
+  """Gain times the logit of one token, plus a bias: two parameters.
+
+      score = gain (h . u) + bias
+
+  with u the token's row of the unembedding, which trains with it. Begins as
+  the logit itself: gain 1, bias 0.
+
+  Source: Cobbe et al. 2021, arXiv:2110.14168 (the verifier's scalar head).
+  """
+
+  @nn.compact
+  def __call__(
+    self, pooled: Float[Array, "B S D"], row: Float[Array, " D"]
+  ) -> Float[Array, "B S"]:
+    ones = nn.with_logical_partitioning(nn.initializers.ones, (None,))
+    zeros = nn.with_logical_partitioning(nn.initializers.zeros, (None,))
+    gain = self.param("gain", ones, (1,), jnp.float32)
+    bias = self.param("bias", zeros, (1,), jnp.float32)
+    logit = jnp.einsum(
+      "bsd,d->bs",
+      pooled.astype(jnp.float32),
+      row.astype(jnp.float32),
+      precision="highest",
+    )
+    return gain[0] * logit + bias[0]
+
+
+class VectorHead(nn.Module):
+  """Several numbers per pooled vector, each with its bias, in float32.
+
+  One per attribute (Wang et al. 2024, HelpSteer2, arXiv:2406.08673), or one
+  logit per center of a categorical value (Farebrother et al. 2024,
+  arXiv:2403.03950).
+  """
+
+  kernel_init: str
+  outputs: int
+
+  @nn.compact
+  def __call__(self, pooled: Float[Array, "B S D"]) -> Float[Array, "B S A"]:
+    init = nn.with_logical_partitioning(nn.initializers.zeros, (None,))
+    bias = self.param("bias", init, (self.outputs,), jnp.float32)
+    kernel = _kernel(self, self.kernel_init, (pooled.shape[-1], self.outputs))
+    scores = jnp.einsum(
+      "bsd,da->bsa", pooled.astype(jnp.float32), kernel, precision="highest"
+    )
+    return scores + bias[None, None]
+
+
 class StepHead(nn.Module):
   """Three logits per step: columns negative, neutral, positive.
 
@@ -76,5 +126,8 @@ class StepHead(nn.Module):
 HEADS = {
   "scalar": ScalarHead,
   "biased_scalar": BiasedScalarHead,
+  "gain_bias": GainBiasHead,
+  "attributes": VectorHead,
+  "bins": VectorHead,
   "steps": StepHead,
 }

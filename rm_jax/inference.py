@@ -24,11 +24,11 @@ from rm_jax.models.convert import load_pretrained
 from rm_jax.models.transformer import DecoderConfig
 from rm_jax.objectives import LossSpec
 from rm_jax.places import EMBEDDED, locate
-from rm_jax.reward_model import ModelSpec
+from rm_jax.reward_model import HeadSpec, ModelSpec
 from rm_jax.train.checkpoint import load_params
 from rm_jax.train.evaluate import Scored, eval_body, score_dataset
-from rm_jax.train.init import check_base, digest, init_from
-from rm_jax.train.optim import merge, segments_for, split_trainable
+from rm_jax.train.init import check_base, digest, init_from, make_spec
+from rm_jax.train.optim import merge, split_trainable
 from rm_jax.types import Record, UserError
 
 ROWS = 4  # of a batch when many groups are scored
@@ -200,7 +200,7 @@ class RewardModel:
     """
     align, row_len = self.reading.align, self.reading.row_len
     # Alignment counts: a row shorter than a whole tree would never take it.
-    total = sum(p.columns(align) for parts in data.pieces for p in parts)
+    total = sum(p.columns(align) for d in data.demands for p in d.pieces)
     rows = ROWS
     if total <= row_len:  # one short row: no need to compute a long one
       row_len = min(row_len, max(SHORTEST_ROW, 1 << (total - 1).bit_length()))
@@ -213,7 +213,8 @@ class RewardModel:
       layout=self.reading.layout,
       align=align,
     )
-    spec = dataclasses.replace(self.spec, pooling=pooling)
+    head = dataclasses.replace(self.spec.head, pooling=pooling)
+    spec = dataclasses.replace(self.spec, head=head)
     evaluate = _compiled(spec, loss)
     with tqdm(
       total=len(plan.steps),
@@ -328,17 +329,10 @@ def _load_run(cls, workdir, which, step, dtype):
   except UserError as error:
     raise UserError(f"{workdir}: {error}") from error
   decoder = DecoderConfig(**run["model"]["decoder"])
-  trainable = config.train.trainable
-  spec = ModelSpec(
-    decoder=decoder,
-    head=config.model.head,
-    head_init=config.model.head_init,
-    pooling=config.model.pooling,
-    dtype=dtype,
-    remat=False,
-    segments=segments_for(trainable, decoder.layers),
-  )
+  spec = make_spec(config, decoder, tokenizer)
+  spec = dataclasses.replace(spec, dtype=dtype, remat=False)
   params, step = load_params(workdir, which, step)
+  trainable = config.train.trainable
   if trainable != "all":
     # The checkpoint holds what trained; the rest is as the run began.
     begun, whole = init_from(config, tokenizer)
@@ -387,9 +381,7 @@ def _load_published(cls, source, dtype):
   check_vocab_size(tokenizer, found.config.vocab_size)
   spec = ModelSpec(
     decoder=found.config,
-    head="scalar",
-    head_init="zeros",
-    pooling="last_token",
+    head=HeadSpec("scalar", "zeros", "last_token"),
     dtype=dtype,
     remat=False,
     segments=(found.config.layers,),

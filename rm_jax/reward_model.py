@@ -17,21 +17,21 @@ from rm_jax.types import Batch, UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelSpec:
-  """Everything static about a reward model; hashable, so jit can key on it."""
+class HeadSpec:
+  """Everything static about one head."""
 
-  decoder: DecoderConfig
-  head: str
-  head_init: str
+  kind: str  # of HEADS
+  init: str
   pooling: str
-  dtype: str
-  remat: bool
-  segments: tuple
+  outputs: int = 1  # attributes or bins
+  weights: tuple = ()  # of the attributes in a completion's score
+  centers: tuple = ()  # (low, high, how many) of the bins
+  token: int = -1  # whose logit the gain_bias head reads
 
   def __post_init__(self):
-    if self.head not in HEADS:
+    if self.kind not in HEADS:
       raise UserError(
-        f"config.model.head={self.head!r} is not known. Known: {sorted(HEADS)}."
+        f"config.model.head={self.kind!r} is not known. Known: {sorted(HEADS)}."
       )
     if self.pooling not in POOLINGS:
       raise UserError(
@@ -39,31 +39,77 @@ class ModelSpec:
         f"{sorted(POOLINGS)}."
       )
 
+  def module(self) -> nn.Module:
+    """The Linen module."""
+    if self.kind == "gain_bias":
+      return HEADS[self.kind]()
+    if self.kind in ("attributes", "bins"):
+      return HEADS[self.kind](self.init, self.outputs)
+    return HEADS[self.kind](self.init)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+  """Everything static about a reward model; hashable, so jit can key on it."""
+
+  decoder: DecoderConfig
+  head: HeadSpec
+  dtype: str
+  remat: bool
+  segments: tuple
+  tasks: tuple = ()  # of (name, HeadSpec): the heads of further tasks
+  learned: tuple = ()  # of (task, name, initial): what a loss learns
+
+  @property
+  def decoder_module(self) -> Decoder:
+    """The Linen module of the backbone."""
+    return Decoder(self.decoder, self.segments, self.dtype, self.remat)
+
 
 class Outputs(NamedTuple):
   """What a forward pass gives to the losses, float32."""
 
-  scores: Float[Array, "N R S"]  # or [N, R, S, 3] from the step head
+  scores: Float[Array, "N R S"]  # or [N, R, S, A] from a head of A outputs
   context: Any  # [N, R, S, D] hidden states that predict the scored tokens
   unembedding: Any  # [V, D]
+  tasks: Any = {}  # scores of the heads of further tasks, by name
+  pooled: Any = None  # [N, R, S, D]
+  learned: Any = {}  # {task: {name: scalar}}
 
 
-def modules(spec: ModelSpec) -> tuple[Decoder, nn.Module]:
-  """The Linen modules of a reward model: backbone and head."""
-  decoder = Decoder(spec.decoder, spec.segments, spec.dtype, spec.remat)
-  return decoder, HEADS[spec.head](spec.head_init)
+def init_head(spec: ModelSpec, key: jax.Array) -> dict:
+  """Random parameters of all heads, boxed with their logical axes.
+
+  {..., "tasks": {name: {...}}, "loss": {task or "main": {name: scalar}}}: the
+  main head's own, then those of further tasks and of losses, where there are.
+  """
+  pooled = jnp.zeros((1, 1, spec.decoder.width), jnp.float32)
+
+  def init(head, key):
+    row = (pooled[0, 0],) if head.kind == "gain_bias" else ()
+    return head.module().init(key, pooled, *row)["params"]
+
+  params = dict(init(spec.head, key))
+  if spec.tasks:
+    params["tasks"] = {
+      name: init(head, jax.random.fold_in(key, n))
+      for n, (name, head) in enumerate(spec.tasks)
+    }
+  for task, name, initial in spec.learned:
+    own = params.setdefault("loss", {}).setdefault(task or "main", {})
+    own[name] = jnp.float32(initial)
+  return params
 
 
 def init_boxed(spec: ModelSpec, key: jax.Array) -> dict:
   """Random parameters, boxed with their logical axes."""
-  decoder, head = modules(spec)
   backbone_key, head_key = jax.random.split(key)
   tokens = jnp.zeros((1, 2), jnp.int32)
   forest = Forest(tokens + 1, tokens, tokens, tokens)
-  pooled = jnp.zeros((1, 1, spec.decoder.width), jnp.float32)
+  decoder = spec.decoder_module
   return {
     "backbone": decoder.init(backbone_key, tokens, forest)["params"],
-    "head": head.init(head_key, pooled)["params"],
+    "head": init_head(spec, head_key),
   }
 
 
@@ -80,7 +126,12 @@ def init_params(spec: ModelSpec, key: jax.Array) -> dict:
 
 
 def forward(
-  spec: ModelSpec, params: dict, batch: Batch, *, language: bool
+  spec: ModelSpec,
+  params: dict,
+  batch: Batch,
+  *,
+  language: bool,
+  hidden: bool = False,
 ) -> Outputs:
   """Scores at every slot of a batch.
 
@@ -89,12 +140,15 @@ def forward(
     language: also return what the next-token loss needs. The token of a slot
       is predicted by the hidden state at its *parent*, wherever that lies in
       the row; the first token of a row has none and weight 0.
+    hidden: also return the pooled hidden states.
   """
   blocks, rows, length = batch.tokens.shape
-  slots = batch.score_positions.shape[-1]
 
   def lines(x):  # [N, R, X] -> [N * R, X]: rows never meet in the backbone
     return x.reshape(blocks * rows, x.shape[-1])
+
+  def unfold(x):
+    return x.reshape(blocks, rows, *x.shape[1:])
 
   forest = Forest(
     lines(batch.group_ids),
@@ -102,30 +156,41 @@ def forward(
     lines(batch.positions),
     lines(batch.fork_positions),
   )
-  decoder, head = modules(spec)
-  hidden = decoder.apply(
+  states = spec.decoder_module.apply(
     {"params": params["backbone"]}, lines(batch.tokens), forest
   )
   columns = lines(batch.score_positions)
-  pooled = read_positions(hidden, columns)
-  scores = head.apply({"params": params["head"]}, pooled)
-  scores = scores.reshape(blocks, rows, slots, *scores.shape[2:])
-  if spec.pooling == "mean":
-    scores = segment_mean(
-      scores,
-      batch.slot_completion,
-      batch.score_where,
+  pooled = read_positions(states, columns)
+  table = unembedding(params["backbone"], spec.decoder)
+
+  def score(head, own):
+    row = (table[head.token],) if head.kind == "gain_bias" else ()
+    scores = unfold(head.module().apply({"params": own}, pooled, *row))
+    if head.pooling != "mean":
+      return scores
+    mean = functools.partial(
+      segment_mean,
+      segments=batch.slot_completion,
+      where=batch.score_where,
       num_segments=batch.completion_index.shape[-1],
     )
-  if not language:
-    return Outputs(scores, None, None)
-  parents = jnp.take_along_axis(lines(batch.parents), columns, axis=1)
-  context = read_positions(hidden, jnp.maximum(parents, 0))
-  return Outputs(
-    scores,
-    context.reshape(blocks, rows, slots, -1),
-    unembedding(params["backbone"], spec.decoder),
+    return mean(scores) if scores.ndim == 3 else jax.vmap(mean, -1, -1)(scores)
+
+  heads = dict(params["head"])
+  tasks, learned = heads.pop("tasks", {}), heads.pop("loss", {})
+  outputs = Outputs(
+    scores=score(spec.head, heads),
+    context=None,
+    unembedding=None,
+    tasks={name: score(head, tasks[name]) for name, head in spec.tasks},
+    pooled=unfold(pooled).astype(jnp.float32) if hidden else None,
+    learned={"" if k == "main" else k: v for k, v in learned.items()},
   )
+  if not language:
+    return outputs
+  parents = jnp.take_along_axis(lines(batch.parents), columns, axis=1)
+  context = unfold(read_positions(states, jnp.maximum(parents, 0)))
+  return outputs._replace(context=context, unembedding=table)
 
 
 def completion_scores(

@@ -22,10 +22,10 @@ class UserError(ValueError):
 class Record(NamedTuple):
   """One data row as text: a prompt and its K completions.
 
-  `kind` says what the annotator gave (pair, ranking, ratings, outcome, steps);
-  K never does. A prompt is a string (one user turn) or a tuple of messages
-  `{"role": ..., "content": ...}`; a completion is a string (one assistant
-  turn) or a tuple of messages.
+  `kind` says what the annotator gave (pair, ranking, ratings, comparisons,
+  outcome, steps, values, unlabelled); K never does. A prompt is a string (one
+  user turn) or a tuple of messages `{"role": ..., "content": ...}`; a
+  completion is a string (one assistant turn) or a tuple of messages.
   """
 
   kind: str
@@ -33,14 +33,31 @@ class Record(NamedTuple):
   completions: tuple  # K of str or tuple of messages
   ranks: tuple | None = None  # K ints, smaller is better, equal is tied
   ratings: tuple | None = None  # K floats
+  attributes: tuple | None = None  # A names of what was rated, where many
+  attribute_ratings: tuple | None = None  # K tuples of A floats, NaN: not rated
+  comparisons: tuple | None = None  # of Comparison: not every pair, or cycles
+  preference: float | None = None  # of a pair: share of votes for the chosen
   strength: float | None = None  # of a pair: 0 unsure ... 3 significantly
+  margin: float | None = None  # of a pair: stated by the data, in score units
   labels: tuple | None = None  # K floats in [0, 1]: outcome
   step_ends: tuple | None = None  # K tuples: end of each step, in characters
   step_labels: tuple | None = None  # K tuples of floats, aligned to step_ends
+  step_values: tuple | None = None  # K tuples of any floats, the same
   trunk: int = -1  # tree records: completion k is the trunk; -1: common prefix
   weight: float = 1.0
-  source: str = ""  # file or data set
+  annotator: str = ""
+  origin: str = ""  # data set that the row says it comes from
+  source: str = ""  # file it was read from
   line: int = 0  # line or row in it, from 1
+
+
+class Comparison(NamedTuple):
+  """Two completions of one group, as somebody compared them."""
+
+  chosen: int
+  rejected: int
+  preference: float = 1.0  # share of votes for `chosen`, 0.5 or more; 0.5: tie
+  strength: float | None = None  # 0 unsure ... 3 significantly
 
 
 class Encoded(NamedTuple):
@@ -58,24 +75,29 @@ class Encoded(NamedTuple):
 class TokenizedGroup(NamedTuple):
   """A prompt and K completions as token ids, with their supervision.
 
-  A *slot* is (completion k, token index t): a place where the head reads for
-  completion k. Slots are written per completion and never merged, also where
-  completions share the token. Indices are into `tokens[k]`.
+  A *slot* is (completion k, token index t, output a): a place where the head
+  reads for completion k, and which of its outputs counts there (0 where it has
+  one; one slot per attribute where it has many). Slots are written per
+  completion and never merged, also where completions share the token. Indices
+  are into `tokens[k]`.
   """
 
   tokens: tuple  # K int32 [T_k]
-  slots: tuple  # K int32 [S_k], ascending token indices
+  slots: tuple  # K int32 [S_k], token indices that never fall
+  outputs: tuple  # K int32 [S_k]: output of the head that a slot reads
   labels: tuple  # K float32 [S_k]
   weights: tuple  # K float32 [S_k]: of the pointwise or process loss
   language_weights: tuple  # K float32 [S_k]: of the next-token loss
   reads: tuple  # K ints: which slot of completion k carries its score
   comparisons: np.ndarray  # int32 [C, 2]: (chosen, rejected) completions
   margins: np.ndarray  # float32 [C]
+  preferences: np.ndarray  # float32 [C]: for the chosen one; 0.5 is a tie
   comparison_weights: np.ndarray  # float32 [C]
   ranks: np.ndarray  # int32 [K]
   weight: float  # of the group in a listwise loss
   trunk: int  # completion k is the trunk; -1: the longest common prefix
   record: int  # index of the record in its source
+  task: int = 0  # whose loss and head, in a run with several
 
 
 class Batch(NamedTuple):
@@ -93,6 +115,7 @@ class Batch(NamedTuple):
   parents: Any  # int32 [N, R, L]: column of the previous token, -1 for none
   score_positions: Any  # int32 [N, R, S]: column where the head reads
   score_where: Any  # bool [N, R, S]
+  score_output: Any  # int32 [N, R, S]: which output of the head
   slot_completion: Any  # int32 [N, R, S]: completion within the block
   labels: Any  # float32 [N, R, S]
   weight: Any  # float32 [N, R, S]
@@ -100,6 +123,7 @@ class Batch(NamedTuple):
   chosen_index: Any  # int32 [N, C]: row * S + slot
   rejected_index: Any  # int32 [N, C]
   margin: Any  # float32 [N, C]
+  preference: Any  # float32 [N, C]: for the chosen one; 0.5 is a tie
   comparison_weight: Any  # float32 [N, C]
   group_index: Any  # int32 [N, G, K]: row * S + slot
   ranks: Any  # int32 [N, G, K]
@@ -107,6 +131,7 @@ class Batch(NamedTuple):
   group_weight: Any  # float32 [N, G]
   completion_index: Any  # int32 [N, M]: slot of each completion's score
   completion_where: Any  # bool [N, M]
+  completion_task: Any  # int32 [N, M]: whose loss and head
 
 
 # {term: (sum of weighted losses, sum of weights)}; means are taken once, late.

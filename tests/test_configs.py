@@ -14,7 +14,7 @@ from rm_jax.models.sharding import make_mesh
 from rm_jax.models.sizes import SIZES
 from rm_jax.train import loop
 from rm_jax.train.optim import make_optimizer, make_schedule, segments_for
-from rm_jax.train.sets import read_spec
+from rm_jax.train.tasks import read_tasks
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
@@ -36,9 +36,9 @@ def test_a_config_describes_a_run(path):
   c = module.get_config()
   c.data.source = c.data.source or "pairs.jsonl"
   validate(c)
-  reading, supervision = read_spec(c)
-  assert reading.row_len == c.data.row_len
-  assert supervision.loss == c.loss.name
+  (task,) = read_tasks(c)
+  assert task.reading.row_len == c.data.row_len
+  assert task.supervision.loss == c.loss.name
   make_optimizer(c.optim, make_schedule(c.optim, c.num_train_steps))
   if c.init["from"] == "smollm2":
     segments_for(c.train.trainable, SIZES["smollm2_135m"].layers)

@@ -6,6 +6,7 @@ one layout of blocks, a parameter cut so that a product loses terms, a plan or
 an evaluation that depends on how many devices there are.
 """
 
+import dataclasses
 import functools
 
 import forests
@@ -22,7 +23,7 @@ from rm_jax.data.plan import demand, make_eval_plan
 from rm_jax.models.sharding import make_mesh
 from rm_jax.models.sizes import SIZES
 from rm_jax.objectives import LossSpec, loss_sums, mean_loss, weight_sums
-from rm_jax.reward_model import ModelSpec, forward, init_params
+from rm_jax.reward_model import HeadSpec, ModelSpec, forward, init_params
 from rm_jax.train.evaluate import score_dataset
 from rm_jax.train.optim import make_optimizer, make_schedule
 from rm_jax.train.step import TrainState, make_steps
@@ -30,7 +31,11 @@ from rm_jax.types import UserError
 
 TINY = SIZES["tiny"]
 SPEC = ModelSpec(
-  TINY, "scalar", "unit", "last_token", "float32", False, (TINY.layers,)
+  TINY,
+  HeadSpec("scalar", "unit", "last_token"),
+  "float32",
+  False,
+  (TINY.layers,),
 )
 LOSS = LossSpec("all_pairs", 0.3)  # two terms with weights of their own
 ROWS, BLOCKS = 8, 8
@@ -240,7 +245,7 @@ def test_how_groups_are_laid_changes_nothing(change):
 def dataset(layout):
   pieces = [grow(g, layout=layout, row_len=64, align=1) for g in groups()]
   demands = [demand(g, p) for g, p in zip(groups(), pieces, strict=True)]
-  return Dataset(groups(), pieces, demands, [], [], 0, 0)
+  return Dataset(groups(), demands, [], [], {}, 0, 0, (0, 0))
 
 
 @functools.cache
@@ -306,7 +311,7 @@ def test_a_mesh_that_cuts_unevenly_is_refused():
   uneven = SPEC.decoder.__class__(**{**vars(SPEC.decoder), "vocab_size": 95})
   with pytest.raises(UserError, match=r"tensor=4 does not divide .* of 95"):
     make_steps(
-      ModelSpec(uneven, *list(vars(SPEC).values())[1:]),
+      dataclasses.replace(SPEC, decoder=uneven),
       LOSS,
       *optimizer(),
       trainable="all",

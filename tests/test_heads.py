@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rm_jax.heads import HEAD_INITS, HEADS
+from rm_jax.heads import HEAD_INITS, HEADS, GainBiasHead
+from rm_jax.reward_model import HeadSpec
 from rm_jax.types import UserError
 
 POOLED = jnp.asarray(
@@ -17,11 +18,11 @@ POOLED = jnp.asarray(
 
 
 def init(head, kernel_init, seed=0):
-  module = HEADS[head](kernel_init)
+  module = HeadSpec(head, kernel_init, "last_token", outputs=4).module()
   return module, nn.unbox(module.init(jax.random.key(seed), POOLED)["params"])
 
 
-@pytest.mark.parametrize("head", sorted(HEADS))
+@pytest.mark.parametrize("head", sorted(set(HEADS) - {"gain_bias"}))
 def test_zeros_give_zero_so_the_first_pairwise_loss_is_log_2(head):
   module, params = init(head, "zeros")
   scores = module.apply({"params": params}, POOLED)
@@ -77,3 +78,38 @@ def test_an_unknown_init_lists_the_known():
   with pytest.raises(UserError, match=r"head_init='xavier' .*\['small'"):
     init("scalar", "xavier")
   assert set(HEAD_INITS) == {"zeros", "stiennon", "small", "unit"}
+
+
+def test_gain_and_bias_of_one_logit():
+  # Cobbe et al. 2021: two parameters on the logit of one token. Wrong: a gain
+  # on the bias too, or a head that ignores the row it is given.
+  row = jnp.asarray(np.random.default_rng(1).normal(size=400), jnp.float32)
+  module = GainBiasHead()
+  params = nn.unbox(module.init(jax.random.key(0), POOLED, row)["params"])
+  assert jax.tree.map(np.shape, params) == {"gain": (1,), "bias": (1,)}
+  logit = np.asarray(POOLED, np.float64) @ np.asarray(row, np.float64)
+  begun = module.apply({"params": params}, POOLED, row)
+  np.testing.assert_allclose(begun, logit, rtol=1e-4, atol=1e-4)
+  trained = {"gain": jnp.array([-2.0]), "bias": jnp.array([3.0])}
+  got = module.apply({"params": trained}, POOLED, row)
+  np.testing.assert_allclose(got, -2 * logit + 3, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("head", ["attributes", "bins"])
+def test_several_numbers_each_with_its_bias(head):
+  module, params = init(head, "unit")
+  params["bias"] = jnp.array([0.0, 1.0, -2.0, 5.0])
+  got = module.apply({"params": params}, POOLED)
+  assert got.shape == (2, 3, 4) and got.dtype == jnp.float32
+  want = np.asarray(POOLED, np.float64) @ np.asarray(
+    params["kernel"], np.float64
+  )
+  want += np.asarray(params["bias"], np.float64)
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_an_unknown_head_and_pooling_list_the_known():
+  with pytest.raises(UserError, match=r"head='linear' .*\['attributes', 'bi"):
+    HeadSpec("linear", "zeros", "last_token")
+  with pytest.raises(UserError, match=r"pooling='max' .*\['every_token', 'l"):
+    HeadSpec("scalar", "zeros", "max")

@@ -138,7 +138,7 @@ def with_tokens(model, change):
   group = group._replace(tokens=(change(tokens, read),))
   pieces = grow(group, layout="shared", row_len=64, align=1)
   data = data._replace(
-    groups=[group], pieces=[pieces], demands=[demand(group, pieces)]
+    groups=[group], demands=[demand(group, pieces)]
   )
   pooling = model.reading.pooling
   return float(model.score_tokenized(data, pooling=pooling).completions[0][0])
@@ -277,7 +277,9 @@ def test_steps_of_a_model_that_pools_by_mean_are_its_steps(model):
   # Catches the mean over the completion being given for every step.
   pooled = dataclasses.replace(
     model,
-    spec=dataclasses.replace(model.spec, pooling="mean"),
+    spec=dataclasses.replace(
+      model.spec, head=dataclasses.replace(model.spec.head, pooling="mean")
+    ),
     reading=model.reading._replace(pooling="mean"),
   )
   np.testing.assert_allclose(

@@ -19,6 +19,7 @@ from rm_jax.data.pack import LAYOUTS, Geometry
 from rm_jax.models.sizes import SIZES
 from rm_jax.objectives import LossSpec, loss_sums, mean_loss, weight_sums
 from rm_jax.reward_model import (
+  HeadSpec,
   ModelSpec,
   completion_scores,
   forward,
@@ -41,7 +42,11 @@ WIDE = Geometry(
 def spec_for(pooling="last_token", head="scalar", window=0):
   decoder = dataclasses.replace(TINY, window=window)
   return ModelSpec(
-    decoder, head, "unit", pooling, "float32", True, (decoder.layers,)
+    decoder,
+    HeadSpec(head, "unit", pooling),
+    "float32",
+    True,
+    (decoder.layers,),
   )
 
 
@@ -67,7 +72,7 @@ def score_and_gradient(spec, loss, params, batch):
     return mean_loss(loss, sums, weight_sums(loss, batch)), outputs.scores
 
   (value, scores), grads = jax.value_and_grad(f, has_aux=True)(params)
-  if spec.head == "steps":
+  if spec.head.kind == "steps":
     scores = scores[..., 0]
   return value, completion_scores(scores, batch), grads
 

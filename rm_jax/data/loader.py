@@ -1,6 +1,9 @@
 """Records to batches: tokenise, grow trees, and read along the plan."""
 
-from typing import NamedTuple
+import bisect
+import itertools
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -8,6 +11,7 @@ import numpy as np
 from rm_jax.data.pack import Owners, grow, lay
 from rm_jax.data.plan import Plan, demand
 from rm_jax.data.rejects import RecordError, Reject
+from rm_jax.data.split import prompt_key
 from rm_jax.data.supervise import supervise, supervise_for_scoring
 from rm_jax.data.tokenize import encode_to_fit
 from rm_jax.types import Batch, Record
@@ -41,29 +45,51 @@ class Supervision(NamedTuple):
   kind: str
   per: str
   margin: str
+  ties: bool  # tied completions are comparisons too
+  attributes: tuple  # names of the ratings to predict; (): one number
   language: float
+  task: int  # its number in a run with several
 
 
 class Dataset(NamedTuple):
-  """Tokenised groups with their trees, and what was left out and why."""
+  """Tokenised groups with what the planner needs, and what was left out."""
 
-  groups: list  # of TokenizedGroup; `record` is the index into the records
-  pieces: list  # of tuples of Piece
-  demands: list  # of Demand
+  groups: Any  # sequence of TokenizedGroup; `record` counts the records read
+  demands: list  # of Demand, with the pieces of each group's tree
+  prompts: list  # of str, the prompt key of each group
   rejects: list  # of Reject
-  overlong: list  # indices of records longer than a row
+  overlong: dict  # index of a record longer than a row -> its Reject
   tokens_unshared: int
   tokens_shared: int
+  longer: tuple  # (comparisons whose longer side was chosen, all of them)
 
 
 def tokenize_records(
-  records: list[Record],
+  records: Iterable[Record],
   tokenizer,
   reading: Reading,
   supervision: Supervision | None,
 ) -> Dataset:
   """Every usable record as a TokenizedGroup; the others counted by reason."""
-  groups, pieces, rejects, overlong = [], [], [], []
+  rejects, overlong, prompts = [], {}, []
+  groups = list(
+    token_groups(
+      records, tokenizer, reading, supervision, rejects, overlong, prompts
+    )
+  )
+  return with_demands(groups, reading, rejects, overlong, prompts)
+
+
+def token_groups(
+  records, tokenizer, reading, supervision, rejects, overlong, prompts
+):
+  """Yields a TokenizedGroup per usable record, one record at a time.
+
+  Args:
+    rejects: list that takes the Reject of each record that cannot be used.
+    overlong: dict that takes, by record number, those longer than a row.
+    prompts: list that takes the prompt key of each group.
+  """
   r = reading
   for index, record in enumerate(records):
     try:
@@ -76,7 +102,7 @@ def tokenize_records(
         policy=r.overlong,
       )
       if encoded is None:
-        overlong.append(index)
+        overlong[index] = overlong_reject(record, r.row_len)
         continue
       if supervision is None:
         group = supervise_for_scoring(
@@ -93,18 +119,87 @@ def tokenize_records(
     except RecordError as error:
       rejects.append(error.reject)
       continue
-    groups.append(group)
-    pieces.append(
-      grow(group, layout=r.layout, row_len=r.row_len, align=r.align)
+    prompts.append(prompt_key(record))
+    yield group
+
+
+def with_demands(groups, reading, rejects, overlong, prompts) -> Dataset:
+  """The Dataset of these groups: their trees grown, their tokens counted."""
+  demands, unshared, longer, compared = [], 0, 0.0, 0
+  for i in range(len(groups)):
+    group = groups[i]
+    pieces = grow(
+      group,
+      layout=reading.layout,
+      row_len=reading.row_len,
+      align=reading.align,
     )
+    demands.append(demand(group, pieces))
+    lengths = np.asarray([len(t) for t in group.tokens])
+    unshared += int(lengths.sum())
+    sides = lengths[group.comparisons[group.preferences > 0.5]]
+    compared += len(sides)
+    # Equal lengths count one half.
+    longer += float((np.sign(sides[:, 0] - sides[:, 1]) + 1).sum() / 2)
   return Dataset(
     groups=groups,
-    pieces=pieces,
-    demands=[demand(g, p) for g, p in zip(groups, pieces, strict=True)],
+    demands=demands,
+    prompts=prompts,
     rejects=rejects,
     overlong=overlong,
-    tokens_unshared=sum(len(t) for g in groups for t in g.tokens),
-    tokens_shared=sum(p.useful() for parts in pieces for p in parts),
+    tokens_unshared=unshared,
+    tokens_shared=sum(p.useful() for d in demands for p in d.pieces),
+    longer=(longer, compared),
+  )
+
+
+class Joined(NamedTuple):
+  """Several sequences of groups as one; records numbered through."""
+
+  parts: tuple  # of sequences of TokenizedGroup
+  firsts: tuple  # where each begins; the last entry is the total
+  records: tuple  # record number that each part's 0 becomes
+
+  def __len__(self) -> int:
+    return self.firsts[-1]
+
+  def __getitem__(self, index: int):
+    if not 0 <= index < len(self):
+      raise IndexError(index)
+    part = bisect.bisect_right(self.firsts, index) - 1
+    group = self.parts[part][index - self.firsts[part]]
+    return group._replace(record=group.record + self.records[part])
+
+  def __iter__(self):
+    return map(self.__getitem__, range(len(self)))
+
+
+def join(parts: list[Dataset]) -> Dataset:
+  """One Dataset of several, in order; groups stay where they are stored."""
+  if len(parts) == 1:
+    return parts[0]
+  counts = [len(p.groups) for p in parts]
+  records = [
+    len(p.groups) + len(p.rejects) + len(p.overlong) for p in parts[:-1]
+  ]
+  starts = tuple(itertools.accumulate(records, initial=0))
+  return Dataset(
+    groups=Joined(
+      tuple(p.groups for p in parts),
+      tuple(itertools.accumulate(counts, initial=0)),
+      starts,
+    ),
+    demands=[d for p in parts for d in p.demands],
+    prompts=[key for p in parts for key in p.prompts],
+    rejects=[r for p in parts for r in p.rejects],
+    overlong={
+      start + index: reject
+      for start, p in zip(starts, parts, strict=True)
+      for index, reject in p.overlong.items()
+    },
+    tokens_unshared=sum(p.tokens_unshared for p in parts),
+    tokens_shared=sum(p.tokens_shared for p in parts),
+    longer=tuple(map(sum, zip(*(p.longer for p in parts), strict=True))),
   )
 
 
@@ -126,7 +221,7 @@ def lay_step(
   ids = [p.group for p in s.places]
   batch, owners = lay(
     [data.groups[i] for i in ids],
-    [data.pieces[i] for i in ids],
+    [data.demands[i].pieces for i in ids],
     list(s.places),
     rows=s.rows,
     geometry=plan.geometry,

@@ -167,6 +167,7 @@ def empty_batch(geometry: Geometry, rows: int) -> Batch:
     parents=ints(*line, fill=-1),
     score_positions=ints(*slot),
     score_where=bools(*slot),
+    score_output=ints(*slot),
     slot_completion=ints(*slot),
     labels=floats(*slot),
     weight=floats(*slot),
@@ -174,6 +175,7 @@ def empty_batch(geometry: Geometry, rows: int) -> Batch:
     chosen_index=ints(n, g.comparisons),
     rejected_index=ints(n, g.comparisons),
     margin=floats(n, g.comparisons),
+    preference=floats(n, g.comparisons),
     comparison_weight=floats(n, g.comparisons),
     group_index=ints(*listwise),
     ranks=ints(*listwise),
@@ -181,6 +183,7 @@ def empty_batch(geometry: Geometry, rows: int) -> Batch:
     group_weight=floats(n, g.groups),
     completion_index=ints(n, g.completions),
     completion_where=bools(n, g.completions),
+    completion_task=ints(n, g.completions),
   )
 
 
@@ -231,6 +234,7 @@ def lay(
         slots[line] += len(at)
         batch.score_positions[n, row, at] = path[group.slots[k]]
         batch.score_where[n, row, at] = True
+        batch.score_output[n, row, at] = group.outputs[k]
         batch.slot_completion[n, row, at] = first + k
         batch.labels[n, row, at] = group.labels[k]
         batch.weight[n, row, at] = group.weights[k]
@@ -239,6 +243,7 @@ def lay(
     mine = first + np.arange(len(reads))
     batch.completion_index[n, mine] = reads
     batch.completion_where[n, mine] = True
+    batch.completion_task[n, mine] = group.task
     owners.group[n, mine] = place.group
     owners.completion[n, mine] = np.arange(len(reads))
     if len(group.comparisons):
@@ -247,6 +252,7 @@ def lay(
       batch.chosen_index[n, c] = reads[group.comparisons[:, 0]]
       batch.rejected_index[n, c] = reads[group.comparisons[:, 1]]
       batch.margin[n, c] = group.margins
+      batch.preference[n, c] = group.preferences
       batch.comparison_weight[n, c] = group.comparison_weights
     if len(group.ranks):
       e, k = listed[n], len(group.ranks)

@@ -55,12 +55,31 @@ def demand(group, pieces: tuple[Piece, ...]) -> Demand:
   )
 
 
-def sampler(size: int, *, seed: int, shuffle: bool):
-  """Group index at position i of an endless stream, an epoch at a time."""
-  order = grain.MapDataset.range(size)
-  if shuffle:
-    order = order.seed(seed).shuffle()
-  return order.repeat()
+class Part(NamedTuple):
+  """A run of neighbouring groups that are drawn with one weight."""
+
+  first: int
+  count: int
+  weight: float
+
+
+def sampler(parts: list[Part], *, seed: int, shuffle: bool):
+  """Group index at position i of an endless stream, an epoch at a time.
+
+  Several parts are mixed: in every stretch of the stream each has its share of
+  the weights, whatever its size, and each goes through epochs of its own.
+  """
+
+  def one(number, part):
+    order = grain.MapDataset.range(part.first, part.first + part.count)
+    if shuffle:
+      order = order.seed(seed + number).shuffle()
+    return order.repeat()
+
+  orders = [one(n, part) for n, part in enumerate(parts)]
+  if len(parts) == 1:
+    return orders[0]
+  return grain.MapDataset.mix(orders, [part.weight for part in parts])
 
 
 def _place(demands, group_ids, blocks, rows, row_len, align, layout):
@@ -199,6 +218,7 @@ def _row_counts(needed: np.ndarray) -> tuple[int, ...]:
 def make_plan(
   demands: list[Demand],
   *,
+  parts: list[Part] | None = None,
   num_steps: int,
   batch: str,
   groups_per_batch: int,
@@ -214,6 +234,7 @@ def make_plan(
 
   Args:
     demands: one per group of the data set.
+    parts: runs of groups and how often they are drawn; None: all alike.
     batch: "groups" (exactly `groups_per_batch` groups a step, whatever the
       layout) or "rows" (exactly `rows_per_batch` rows, as many groups as fit).
     blocks: N; batches are cut over devices and micro-batches by block.
@@ -226,7 +247,8 @@ def make_plan(
       "the data set has no usable group: see rejects.jsonl in the workdir"
     )
   tall = [_rows_needed(d, row_len, align, layout) for d in demands]
-  order = sampler(len(demands), seed=seed, shuffle=shuffle)
+  parts = parts or [Part(0, len(demands), 1.0)]
+  order = sampler(parts, seed=seed, shuffle=shuffle)
   shape = dict(blocks=blocks, row_len=row_len, align=align, layout=layout)
   if batch == "groups":
     steps = _group_steps(

@@ -21,25 +21,42 @@ def prompt_key(record) -> str:
   return digest.hexdigest()
 
 
-def split_by_prompt(records, *, share: float, seed: int):
-  """Returns (train, held_out): every prompt is on exactly one side.
+def is_held_out(record, *, share: float, seed: int, by: str) -> bool:
+  """Whether a record is on the held-out side.
 
-      held out  iff  sha256(seed, prompt) / 2^256 < share
+      held out  iff  sha256(seed, key) / 2^256 < share
 
   The side of a record does not depend on the other records, their order or
-  number; `share` is met in expectation over prompts, not exactly.
+  number; `share` is met in expectation over keys, not exactly.
+
+  Args:
+    by: "prompt", or "annotator": no annotator is on both sides, prompts may be.
+
+  Raises:
+    UserError: a share that is none; a record without annotator.
   """
   if not 0 <= share <= 1:
     raise UserError(
       f"the held-out share must be in [0, 1], got {share}: give the part of "
-      "the prompts to hold out, such as 0.05."
+      f"the {by}s to hold out, such as 0.05."
     )
-  train, held_out = [], []
+  key = record.annotator if by == "annotator" else prompt_key(record)
+  if not key:
+    raise UserError(
+      f"{record.source}:{record.line} names no annotator, expected one in "
+      "every record for config.data.split_by='annotator': split by 'prompt'."
+    )
+  digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
+  return int.from_bytes(digest[:8], "big") / 2**64 < share
+
+
+def split_by_prompt(records, *, share: float, seed: int):
+  """Returns (train, held_out): every prompt is on exactly one side."""
+  sides = [], []
   for record in records:
-    digest = hashlib.sha256(f"{seed}:{prompt_key(record)}".encode()).digest()
-    place = int.from_bytes(digest[:8], "big") / 2**64
-    (held_out if place < share else train).append(record)
-  return train, held_out
+    held_out = is_held_out(record, share=share, seed=seed, by="prompt")
+    sides[held_out].append(record)
+  return sides
 
 
 def overlap(a, b) -> int:

@@ -4,19 +4,22 @@ Slots, labels, weights and comparisons are written here, per completion and
 before any packing.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
+from rm_jax.data.compare import find_comparisons, find_margins, find_ranks
 from rm_jax.data.rejects import record_error
 from rm_jax.data.tokenize import REWRITES, check_choice
-from rm_jax.margins import MARGINS, NEEDS
 from rm_jax.types import Encoded, Record, TokenizedGroup, UserError
 
 KINDS = ("pairwise", "listwise", "pointwise", "process", "language")
 POOLINGS = ("last_token", "every_token", "mean", "step_ends")
 PER = ("group", "comparison")
 
-# Margins that read no rating: any pair of numbers will do.
-RATING_FREE = ("none", "constant_one")
+# Losses whose labels are any numbers: a rating, a return, a correctness.
+NUMBERS = ("squared_error", "two_hot", "hl_gauss", "listnet")
+TARGETED = "listnet"  # the one listwise loss that reads labels
 
 
 def supervise(
@@ -29,7 +32,10 @@ def supervise(
   pooling: str,
   per: str,
   margin: str,
+  ties: bool,
+  attributes: tuple,
   language: float,
+  task: int,
 ) -> TokenizedGroup:
   """Returns the group with its slots, labels, weights and comparisons.
 
@@ -40,7 +46,8 @@ def supervise(
 
   Slots by pooling: last_token: where the score is read; every_token: start to
   there, all with the completion's label; mean: the same, the weight on the
-  last; step_ends: the ends of the steps. With a language loss every completion
+  last; step_ends: the ends of the steps. With attributes every such place has
+  one slot for each that was rated. With a language loss every completion
   token has a slot too (the chosen one only, of a pair), with language weight w:
   Cobbe et al. 2021, arXiv:2110.14168, train on all solutions, right and wrong.
 
@@ -52,8 +59,13 @@ def supervise(
     kind: KIND[loss] of rm_jax.losses.
     pooling: one of POOLINGS.
     per: "group" or "comparison": what has equal weight.
-    margin: name in rm_jax.margins.MARGINS; read by pairwise losses.
+    margin: name in rm_jax.margins.MARGINS, or "record": what it states; read
+      by pairwise losses.
+    ties: tied completions give comparisons too, with preference 1/2.
+    attributes: names of the ratings to predict, one output of the head each;
+      (): one number per completion.
     language: coefficient of the added language loss; above 0 adds its slots.
+    task: its number in a run with several.
 
   Raises:
     RecordError: the record lacks what the loss, pooling or margin needs.
@@ -69,63 +81,57 @@ def supervise(
     )
   check_distinct(encoded, record)
   ranks = find_ranks(record)
-  comparisons = ordered_pairs(ranks)
-  if kind in ("pairwise", "listwise") and not len(comparisons):
-    raise record_error(
-      record,
-      f"loss {loss!r} compares completions, but this {record.kind} record has "
-      f"K={len(record.completions)} and no ordered pair",
-    )
-  labels = find_labels(record, encoded, loss=loss, kind=kind)
-  slots, slot_labels, slot_where, targets, reads = [], [], [], [], []
+  compared = find_comparisons(record, ties=ties)
+  check_compares(record, compared, ranks, loss=loss, kind=kind)
+  outputs = [np.zeros(1, np.int32)] * len(encoded.tokens)
+  if attributes:
+    labels, outputs = attribute_labels(record, attributes, loss=loss)
+  else:
+    labels = find_labels(record, encoded, loss=loss, kind=kind, pooling=pooling)
+  found = []
   for k in range(len(encoded.tokens)):
-    score = score_slots(encoded, record, k, pooling=pooling)
-    last = len(score) - 1
-    where = np.full(len(score), labels is not None)
-    if pooling == "mean":
-      where[:last] = False
-    if labels is not None and not len(labels[k]):
-      where[:] = False  # a completion none of whose steps has a label
-    label = np.zeros(len(score), np.float32)
-    if where.any():
-      label[:] = labels[k]
     spoken = np.zeros(0, np.int32)
     if kind == "language" or language > 0:
       spoken = language_slots(encoded, record, k)
-    # One slot where a token is both read for its score and a target.
-    both = np.union1d(score, spoken).astype(np.int32)
-    at = np.searchsorted(both, score)
-    slots.append(both)
-    slot_labels.append(scatter(both, at, label))
-    slot_where.append(scatter(both, at, where))
-    targets.append(np.isin(both, spoken).astype(np.float32) * record.weight)
-    reads.append(int(at[last]))
-  slot_count = sum(where.sum() for where in slot_where)
+    score = score_slots(encoded, record, k, pooling=pooling)
+    label = np.zeros(0, np.float32) if labels is None else labels[k]
+    found.append(
+      write_slots(score, spoken, label, outputs[k], mean=pooling == "mean")
+    )
+  if kind == "listwise":  # read by the list, not at each slot
+    found = [s._replace(where=np.zeros_like(s.where)) for s in found]
+  slot_count = sum(s.where.sum() for s in found)
   share = max(slot_count, 1) if per == "group" else 1
-  count = len(comparisons)
+  count = len(compared)
   margins = np.zeros(count, np.float32)
   if kind == "pairwise":
-    margins = find_margins(record, comparisons, margin=margin)
+    margins = find_margins(record, compared, margin=margin)
   pair_weight = (
     record.weight / max(count, 1) if per == "group" else record.weight
   )
   return TokenizedGroup(
     tokens=encoded.tokens,
-    slots=tuple(slots),
-    labels=tuple(slot_labels),
+    slots=tuple(s.tokens for s in found),
+    outputs=tuple(s.outputs for s in found),
+    labels=tuple(s.labels for s in found),
     weights=tuple(
-      (where * (record.weight / share)).astype(np.float32)
-      for where in slot_where
+      (s.where * (record.weight / share)).astype(np.float32) for s in found
     ),
-    language_weights=tuple(t.astype(np.float32) for t in targets),
-    reads=tuple(reads),
-    comparisons=comparisons,
+    language_weights=tuple(
+      (s.spoken * record.weight).astype(np.float32) for s in found
+    ),
+    reads=tuple(s.read for s in found),
+    comparisons=np.asarray(
+      [(c.chosen, c.rejected) for c in compared], np.int32
+    ).reshape(-1, 2),
     margins=margins,
+    preferences=np.asarray([c.preference for c in compared], np.float32),
     comparison_weights=np.full(count, pair_weight, np.float32),
-    ranks=np.zeros(len(slots), np.int32) if ranks is None else ranks,
+    ranks=np.zeros(len(found), np.int32) if ranks is None else ranks,
     weight=float(record.weight * (1 if per == "group" else count)),
     trunk=record.trunk,
     record=index,
+    task=task,
   )
 
 
@@ -145,12 +151,14 @@ def supervise_for_scoring(
   return TokenizedGroup(
     tokens=encoded.tokens,
     slots=slots,
+    outputs=tuple(np.zeros(len(s), np.int32) for s in slots),
     labels=zeros,
     weights=zeros,
     language_weights=zeros,
     reads=tuple(len(s) - 1 for s in slots),
     comparisons=np.zeros((0, 2), np.int32),
     margins=np.zeros(0, np.float32),
+    preferences=np.zeros(0, np.float32),
     comparison_weights=np.zeros(0, np.float32),
     ranks=np.zeros(len(slots), np.int32),
     weight=0.0,
@@ -159,10 +167,52 @@ def supervise_for_scoring(
   )
 
 
-def scatter(slots, at, values) -> np.ndarray:
-  out = np.zeros(len(slots), np.float32)
-  out[at] = values
-  return out
+class Slots(NamedTuple):
+  """The slots of one completion, [S_k] each."""
+
+  tokens: np.ndarray
+  outputs: np.ndarray
+  labels: np.ndarray
+  where: np.ndarray  # a label is there to learn from
+  spoken: np.ndarray  # the token is there to be predicted
+  read: int  # of the completion's score
+
+
+def write_slots(score, spoken, labels, outputs, *, mean: bool) -> Slots:
+  """Returns the slots of one completion.
+
+  A token that is both scored and spoken has one slot, a token whose score has
+  A labels has A; the last scored slot carries the completion's score.
+
+  Args:
+    score: int32 [n], tokens where the head reads.
+    spoken: int32, tokens to be predicted.
+    labels: float32, one for all scored tokens, one for each, or one for each
+      output; empty: none.
+    outputs: int32 [A], outputs of the head that have a label.
+    mean: only the last scored token has a weight.
+  """
+  count = max(len(outputs), 1)
+  tokens = np.union1d(score, spoken).astype(np.int32)
+  times = np.where(np.isin(tokens, score), count, 1)
+  first = np.cumsum(times) - times
+  size = int(times.sum())
+  at = first[np.searchsorted(tokens, score)][:, None] + np.arange(count)
+  slots = Slots(
+    tokens=np.repeat(tokens, times),
+    outputs=np.zeros(size, np.int32),
+    labels=np.zeros(size, np.float32),
+    where=np.zeros(size, bool),
+    spoken=np.zeros(size, np.float32),
+    read=int(at[-1, -1]),
+  )
+  slots.spoken[first[np.isin(tokens, spoken)]] = 1.0
+  if len(outputs):
+    slots.outputs[at] = outputs
+  if len(labels):
+    slots.labels[at] = labels if count > 1 else labels[:, None]
+    slots.where[at[-1:] if mean else at] = True
+  return slots
 
 
 def check_distinct(encoded, record) -> None:
@@ -205,33 +255,55 @@ def first_token(encoded, record, k: int) -> int:
   return encoded.starts[k]
 
 
-def find_ranks(record: Record) -> np.ndarray | None:
-  """Returns int32 [K], smaller is better, or None where nothing gives an order.
+def check_compares(record, compared, ranks, *, loss: str, kind: str) -> None:
+  """A record without order teaches a loss that compares nothing."""
+  k = len(record.completions)
+  if kind == "listwise" and ranks is None and record.comparisons is not None:
+    raise record_error(
+      record,
+      f"loss {loss!r} reads a ranking, this record lists comparisons, which "
+      "need not give one: use a pairwise loss such as 'bradley_terry'",
+    )
+  if loss != TARGETED and kind in ("pairwise", "listwise") and not compared:
+    raise record_error(
+      record,
+      f"loss {loss!r} compares completions, but this {record.kind} record has "
+      f"K={k} and no ordered pair",
+    )
 
-  From the ranks, the pair, the ratings or the outcome labels: the first that
-  the record has.
+
+def attribute_labels(record, attributes: tuple, *, loss: str):
+  """Returns (K arrays of ratings, K arrays of outputs): only what was rated.
+
+  The order of the outputs is that of `attributes`; what the record rates
+  beyond them is not read, what it does not rate has no slot.
   """
-  if record.ranks is not None:
-    return np.asarray(record.ranks, np.int32)
-  if record.kind == "pair":
-    return np.asarray([0, 1], np.int32)
-  values = record.ratings if record.ratings is not None else record.labels
-  if values is None:
-    return None
-  better_first = sorted(set(values), reverse=True)
-  return np.asarray([better_first.index(v) for v in values], np.int32)
+  if record.attribute_ratings is None:
+    raise record_error(
+      record,
+      f"ratings by attribute are missing: loss {loss!r} with config.model."
+      f"attributes={attributes} needs them, this {record.kind} record has none",
+    )
+  labels, rated = [], []
+  for values in record.attribute_ratings:
+    known = dict(zip(record.attributes, values, strict=True))
+    row = np.asarray([known.get(a, np.nan) for a in attributes], np.float32)
+    where = np.isfinite(row)
+    labels.append(row[where])
+    rated.append(np.flatnonzero(where).astype(np.int32))
+  if not any(map(len, rated)):
+    raise record_error(
+      record,
+      f"none of config.model.attributes={attributes} is rated, the record has "
+      f"{record.attributes}",
+    )
+  return labels, rated
 
 
-def ordered_pairs(ranks: np.ndarray | None) -> np.ndarray:
-  """Returns int32 [C, 2]: all (i, j) with rank_i < rank_j; ties give none."""
-  if ranks is None:
-    return np.zeros((0, 2), np.int32)
-  return np.argwhere(ranks[:, None] < ranks[None, :]).astype(np.int32)
-
-
-def find_labels(record, encoded, *, loss: str, kind: str):
+def find_labels(record, encoded, *, loss: str, kind: str, pooling: str):
   """Returns K arrays of labels (one, or one per step), None where none is read.
 
+  A loss over numbers at step ends reads the steps' values, any numbers.
   Step labels are probabilities; the classes of a three-class loss are
   -1, 0, 1 = 2 * label - 1.
   """
@@ -243,14 +315,7 @@ def find_labels(record, encoded, *, loss: str, kind: str):
         f"{record.kind} record has none",
       )
     labels = [np.asarray(y, np.float32) for y in record.step_labels]
-    for k, (label, ends) in enumerate(
-      zip(labels, encoded.step_ends, strict=True)
-    ):
-      if len(label) != len(ends):
-        raise record_error(
-          record,
-          f"completion {k} has {len(label)} step labels for {len(ends)} steps",
-        )
+    check_steps(record, encoded, labels, "labels")
     if loss == "step_cross_entropy":
       labels = [2 * label - 1 for label in labels]
       if any((label != np.round(label)).any() for label in labels):
@@ -260,10 +325,13 @@ def find_labels(record, encoded, *, loss: str, kind: str):
           "right), this record has others: use 'step_binary_cross_entropy'",
         )
     return labels
-  if kind != "pointwise":
+  if kind != "pointwise" and loss != TARGETED:
     return None
+  if pooling == "step_ends" and record.step_values is not None:
+    check_steps(record, encoded, record.step_values, "values")
+    return [np.asarray(y, np.float32) for y in record.step_values]
   values = record.labels
-  if loss != "outcome_cross_entropy" and record.ratings is not None:
+  if loss in NUMBERS and record.ratings is not None:
     values = record.ratings
   if values is None:
     hint = ""
@@ -277,26 +345,11 @@ def find_labels(record, encoded, *, loss: str, kind: str):
   return [np.asarray([value], np.float32) for value in values]
 
 
-def find_margins(record, comparisons, *, margin: str) -> np.ndarray:
-  """Returns float32 [C]: the margin of each comparison."""
-  check_choice("config.loss.margin", margin, tuple(MARGINS))
-  ratings, strength = record.ratings, record.strength
-  if margin in RATING_FREE:
-    ratings = np.zeros(len(record.completions))
-  needs_strength = NEEDS[margin] == ("strength",)
-  if (strength if needs_strength else ratings) is None:
-    raise record_error(
-      record,
-      f"margin {margin!r} needs {' and '.join(NEEDS[margin])}, the record has "
-      "none: add them or use margin 'none'",
-    )
-  try:
-    if needs_strength:
-      margins = [MARGINS[margin](strength)] * len(comparisons)
-    else:
-      margins = [
-        MARGINS[margin](ratings[i], ratings[j]) for i, j in comparisons
-      ]
-  except ValueError as error:
-    raise record_error(record, str(error)) from error
-  return np.asarray(margins, np.float32)
+def check_steps(record, encoded, values, name: str) -> None:
+  """Every step that was found in the text has one number, and no more."""
+  for k, (own, ends) in enumerate(zip(values, encoded.step_ends, strict=True)):
+    if len(own) != len(ends):
+      raise record_error(
+        record,
+        f"completion {k} has {len(own)} step {name} for {len(ends)} steps",
+      )

@@ -1,26 +1,22 @@
 """A trained model on a file of records: results.json and a table."""
 
+import json
 import pathlib
 import time
 
 from ml_collections import ConfigDict
 
-from rm_jax.data.loader import (
-  Dataset,
-  Supervision,
-  overlong_reject,
-  tokenize_records,
-)
+from rm_jax.data.loader import Dataset, Supervision, tokenize_records
 from rm_jax.data.rejects import write_rejects
 from rm_jax.data.sources import read_records
-from rm_jax.data.split import prompt_key, split_by_prompt
-from rm_jax.data.supervise import find_ranks, ordered_pairs
+from rm_jax.data.split import prompt_key
 from rm_jax.inference import RewardModel
 from rm_jax.objectives import LossSpec
 from rm_jax.train.checkpoint import write_json
 from rm_jax.train.evaluate import measure
 from rm_jax.train.results import results
-from rm_jax.train.sets import Sets, read_spec
+from rm_jax.train.sets import TRAINED_ON
+from rm_jax.train.tasks import Task, read_tasks
 from rm_jax.types import Record, UserError
 
 # What a model is asked that has no loss of its own, or one that the data
@@ -30,7 +26,10 @@ COMPARISONS = Supervision(
   kind="pairwise",
   per="group",
   margin="none",
+  ties=False,
+  attributes=(),
   language=0.0,
+  task=0,
 )
 
 
@@ -88,23 +87,20 @@ def evaluate_records(
       "prompts. Take them out, or pass --allow_overlap."
     )
 
-  dataset, supervision = _tokenize(reward_model, records, rejects, data)
-  loss = LossSpec(supervision.loss, supervision.language)
+  dataset, task = _tokenize(reward_model, records, rejects, data)
+  loss = task.loss if task else LossSpec(COMPARISONS.loss, 0.0)
   scored = reward_model.score_tokenized(
     dataset, pooling=reward_model.reading.pooling, loss=loss, progress="eval"
   )
   metrics = measure(
     dataset,
     scored,
-    prompts=[prompts[g.record] for g in dataset.groups],
+    prompts=dataset.prompts,
     longer_is_better=longer_is_better,
+    attributes=task.supervision.attributes if task else (),
     seed=config.seed,
   )
-  left_out = rejects + dataset.rejects
-  left_out += [
-    overlong_reject(records[i], reward_model.reading.row_len)
-    for i in dataset.overlong
-  ]
+  left_out = rejects + dataset.rejects + list(dataset.overlong.values())
   counts = {
     "groups": len(dataset.groups),
     "rejected": len(rejects) + len(dataset.rejects),
@@ -114,15 +110,14 @@ def evaluate_records(
   path.parent.mkdir(parents=True, exist_ok=True)
   rejected = path.with_name(path.stem + ".rejects.jsonl")
   write_rejects(left_out, rejected)
-  sets = Sets(None, dataset, records, counts)
   seconds = time.perf_counter() - started
   step = run.step if run else 0
-  write_json(path, results(config, metrics, sets, command, seconds, step))
+  write_json(path, results(config, metrics, counts, command, seconds, step))
 
   checked = f"{seen} of them trained on" if trained else "not checked"
   lines = [
     f"{counts['groups']:,} groups evaluated, {counts['rejected']} rejected, "
-    f"{counts['overlong']} overlong; loss: {supervision.loss}",
+    f"{counts['overlong']} overlong; loss: {loss.name}",
     f"prompts: {checked} ({note})",
     "",
     table(metrics),
@@ -168,53 +163,29 @@ def _results_path(out: pathlib.Path) -> pathlib.Path:
 def _training_prompts(run) -> tuple[set, bool, str]:
   """(keys of the prompts trained on, whether longer wins there, a note).
 
-  Found again from the run's data by the rules of training. No keys: they
-  could not be found, and the note says why.
+  As the run wrote them down. No keys: the note says why.
   """
   if run is None:
     return set(), True, "this model was not trained here"
-  d = run.config.data
-  if not pathlib.Path(d.source).exists():
-    return set(), True, f"the training data {d.source} is not there any more"
-  records = [
-    r for r in read_records(d.source, kind=d.kind) if isinstance(r, Record)
-  ]
-  if not d.eval_source:
-    records, _ = split_by_prompt(records, share=d.eval_share, seed=0)
-  keys = {prompt_key(r) for r in records}
-  note = f"{len(keys):,} training prompts in {d.source}"
-  return keys, _longer_wins(records), note
+  path = run.workdir / TRAINED_ON
+  if not path.exists():
+    return set(), True, f"{path} is not there"
+  told = json.loads(path.read_text())
+  keys = set(told["prompts"])
+  return keys, told["longer_is_better"], f"{len(keys):,} training prompts"
 
 
-def _longer_wins(records) -> bool:
-  """Whether the longer completion wins most training comparisons.
-
-  By characters: to count tokens would take longer than the evaluation.
-  """
-  votes = 0
-  for record in records:
-    lengths = [_characters(c) for c in record.completions]
-    for i, j in ordered_pairs(find_ranks(record)):
-      votes += (lengths[i] > lengths[j]) - (lengths[i] < lengths[j])
-  return votes >= 0
-
-
-def _characters(completion) -> int:
-  if isinstance(completion, str):
-    return len(completion)
-  return sum(len(message["content"]) for message in completion)
-
-
-def _tokenize(model, records, rejects, data) -> tuple[Dataset, Supervision]:
-  """The records under the run's own supervision, else as comparisons."""
-  tried, reading = [COMPARISONS], model.reading
+def _tokenize(model, records, rejects, data) -> tuple[Dataset, Task | None]:
+  """The records as the run's main task reads them, else as comparisons."""
+  tried, reading = [(None, COMPARISONS)], model.reading
   if model.run:
-    tried.insert(0, read_spec(model.run.config)[1])
+    task = read_tasks(model.run.config)[0]
+    tried.insert(0, (task, task.supervision))
     reading = reading._replace(overlong=model.run.config.data.overlong)
-  for supervision in tried:
+  for task, supervision in tried:
     dataset = tokenize_records(records, model.tokenizer, reading, supervision)
     if dataset.groups:
-      return dataset, supervision
+      return dataset, task
   why = [r.reason for r in [*rejects, *dataset.rejects]]
   why += ["longer than a row"] * bool(dataset.overlong)
   raise UserError(

@@ -19,7 +19,7 @@ from rm_jax.evals.plots import (
   score_histograms,
 )
 from rm_jax.train.log import read_rows
-from rm_jax.train.sets import read_spec
+from rm_jax.train.tasks import read_tasks
 from rm_jax.types import Record, UserError
 
 READABLE_COLUMNS = 80  # of a packed row: token texts still fit
@@ -140,11 +140,12 @@ def short_row(config, tokenizer):
   Raises:
     UserError: no record of the data fits a row.
   """
-  reading, _ = read_spec(config)
+  reading = read_tasks(config)[0].reading
+  place = config.data.source.split(",")[0]
   records = [
     x
     for x in itertools.islice(
-      read_records(config.data.source, kind=config.data.kind), SAMPLE
+      read_records(place, kind=config.data.kind), SAMPLE
     )
     if isinstance(x, Record)
   ]
@@ -153,7 +154,7 @@ def short_row(config, tokenizer):
   ).groups
   if not groups:
     raise UserError(
-      f"none of the first {len(records)} records of {config.data.source} fits "
+      f"none of the first {len(records)} records of {place} fits "
       f"a row of config.data.row_len={config.data.row_len}"
     )
   how = dict(
@@ -186,7 +187,7 @@ def short_row(config, tokenizer):
   plan = make_eval_plan(
     demands, blocks=1, rows=1, **how | {"row_len": min(used, reading.row_len)}
   )
-  data = Dataset(taken, pieces, demands, [], [], used, used)
+  data = Dataset(taken, demands, [], [], {}, used, used, (0, 0))
   batch, _, _ = lay_step(data, plan, 0)
   keys = ("tokens", "group_ids", "branch_ids", "positions", "fork_positions")
   row = {key: getattr(batch, key)[0, 0] for key in keys}
@@ -199,6 +200,7 @@ def _narrow(group, width, limit: int):
     group = group._replace(
       tokens=group.tokens[:-1],
       slots=group.slots[:-1],
+      outputs=group.outputs[:-1],
       labels=group.labels[:-1],
       weights=group.weights[:-1],
       language_weights=group.language_weights[:-1],

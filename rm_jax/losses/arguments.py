@@ -4,9 +4,13 @@ A margin of shape [B, 1] against scores of shape [B] broadcasts to [B, B] and
 trains on B * B pairs that nobody annotated, so shapes are compared, not fitted.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
+
+from rm_jax.types import UserError
 
 
 def same_shape(caller: str, **arguments: ArrayLike) -> list[Array]:
@@ -35,6 +39,55 @@ def same_shape(caller: str, **arguments: ArrayLike) -> list[Array]:
   return [
     jnp.broadcast_to(jnp.asarray(value), shape) for value in arguments.values()
   ]
+
+
+def score_difference(
+  caller: str, chosen: ArrayLike, rejected: ArrayLike, **further: ArrayLike
+) -> list[Array]:
+  """Returns chosen - rejected in float32, then the further arguments.
+
+  Raises:
+    ValueError: two arrays have different shapes.
+  """
+  chosen, rejected, *rest = same_shape(
+    caller, chosen=chosen, rejected=rejected, **further
+  )
+  # float32 before the difference: in bfloat16 close scores subtract to a tie.
+  return [chosen.astype(jnp.float32) - rejected.astype(jnp.float32), *rest]
+
+
+def boolean(caller: str, name: str, values: Array) -> Array:
+  """Returns the values as booleans.
+
+  Raises:
+    ValueError: they are floats, which are weights or shares.
+  """
+  if jnp.issubdtype(values.dtype, jnp.inexact):
+    raise ValueError(
+      f"{caller}: expected a boolean {name}, got {values.dtype}. Weights do "
+      "not enter a loss: multiply its result."
+    )
+  return values.astype(bool)
+
+
+def check_parameter(caller: str, name: str, value, interval: str) -> None:
+  """Nothing, if the number lies in the interval, as in "(0, 1]" or "[0, inf)".
+
+  A traced number has no value yet and passes.
+
+  Raises:
+    UserError: it does not.
+  """
+  if isinstance(value, jax.core.Tracer):
+    return
+  low, high = (float(end) for end in interval[1:-1].split(","))
+  above = value > low or (interval[0] == "[" and value == low)
+  below = value < high or (interval[-1] == "]" and value == high)
+  if not (above and below and math.isfinite(value)):
+    raise UserError(
+      f"{caller}: expected {name} in {interval}, got {value}. Set "
+      f"config.loss.{name} to a number in there."
+    )
 
 
 def rows_of_logits(

@@ -1,4 +1,4 @@
-"""Losses of one ranking of K completions, one value per group.
+"""Losses of a group of K completions, ranked or labelled, one value per group.
 
 `ranks`: smaller is better, equal is tied, only their order matters. `where`:
 False items take no part, whatever their score and rank hold, NaN included.
@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from rm_jax.losses.arguments import same_shape
+from rm_jax.losses.arguments import boolean, check_parameter, same_shape
+from rm_jax.types import UserError
 
 
 def all_pairs(
@@ -80,7 +81,7 @@ def plackett_luce_top(
 ) -> Float[Array, "*G"]:
   """Negative log-likelihood of the first `top` choices, one value per group.
 
-      loss = the terms of `plackett_luce` of the real i with
+      loss = the terms of plackett_luce of the real i with
              |{real j: rank_j < rank_i}| < top
 
   Who comes later only appears in denominators, so their order does not count.
@@ -90,7 +91,8 @@ def plackett_luce_top(
   ListMLE; top = 1 is the softmax cross-entropy of the best item.
 
   Raises:
-    ValueError: the shapes differ, `where` holds weights, or `top` < 1.
+    ValueError: the shapes differ, or `where` holds weights.
+    UserError: `top` < 1.
 
   Example:
     >>> scores = jnp.array([2.0, 1.0, 0.0])
@@ -98,12 +100,65 @@ def plackett_luce_top(
     0.4076
   """
   if top < 1:
-    raise ValueError(
+    raise UserError(
       f"plackett_luce_top: expected top >= 1, got {top}. With no choice to "
       "explain the loss is always 0: leave the loss out instead."
     )
   terms, outranked_by = _choices("plackett_luce_top", scores, ranks, where)
   return jnp.where(outranked_by < top, terms, 0.0).sum(-1)
+
+
+def listnet(
+  scores: Float[ArrayLike, "*G K"],
+  labels: Float[ArrayLike, "*G K"],
+  where: Bool[ArrayLike, "*G K"],
+  *,
+  temperature: float,
+) -> Float[Array, "*G"]:
+  """Cross-entropy of two choices of the best completion, one value per group.
+
+      loss = -sum over i of p_i log q_i
+      p = softmax(labels / temperature),  q = softmax(scores)
+
+  over real completions. It is least, the entropy of p and not 0, where the
+  scores are the labels / temperature up to a constant: unlike in a ranking the
+  size of the labels counts. One or no real completion gives 0.
+
+  Source: Cao et al. 2007 (ListNet), the top-one probability. The temperature of
+  the labels is ours; 1 is the paper's.
+
+  Args:
+    labels: a rating or another number per completion, larger is better.
+    temperature: in units of the labels; towards 0 only the best one counts.
+
+  Raises:
+    ValueError: the shapes differ, or `where` holds weights.
+    UserError: `temperature` is not positive.
+
+  Example:
+    >>> scores, labels = jnp.array([2.0, 1.0, 0.0]), jnp.array([3.0, 1.0, 1.0])
+    >>> print(f"{listnet(scores, labels, True, temperature=1.0):.4f}")
+    0.7271
+  """
+  check_parameter("listnet", "temperature", temperature, "(0, inf)")
+  scores, labels, real = _real_items(
+    "listnet", scores=scores, labels=labels, where=where
+  )
+  labels = labels.astype(jnp.float32) / temperature
+  chances = jnp.exp(_log_softmax(labels, real))
+  return -jnp.where(real, chances * _log_softmax(scores, real), 0.0).sum(-1)
+
+
+def _log_softmax(values, real):
+  """Returns log softmax over the real items, and 0 for the others."""
+  # Finite where nothing is real or K = 0: infinity less itself is NaN.
+  lowest = jnp.finfo(jnp.float32).min
+  peak = jnp.where(real, values, lowest).max(-1, keepdims=True, initial=lowest)
+  values = jnp.where(real, values - jax.lax.stop_gradient(peak), 0.0)
+  total = jnp.where(real, jnp.exp(values), 0.0).sum(-1, keepdims=True)
+  # 1 where nothing is real: log 0 is a NaN gradient behind a mask.
+  total = jnp.where(real.any(-1, keepdims=True), total, 1.0)
+  return jnp.where(real, values - jnp.log(total), 0.0)
 
 
 def _choices(caller, scores, ranks, where):
@@ -126,21 +181,21 @@ def _choices(caller, scores, ranks, where):
 
 def _compare(caller, scores, ranks, where):
   """Returns s_j - s_i and who of (i, j) is real, [*G, K, K], and the ranks."""
-  scores, ranks, where = same_shape(
+  scores, ranks, real = _real_items(
     caller, scores=scores, ranks=ranks, where=where
   )
+  differences = scores[..., None, :] - scores[..., :, None]
+  return differences, ranks, real[..., :, None] & real[..., None, :]
+
+
+def _real_items(caller, **arguments):
+  """Returns float32 scores, 0 where not real, the second argument, where."""
+  scores, others, where = same_shape(caller, **arguments)
   if not scores.ndim:
     raise ValueError(
       f"{caller}: expected scores with a last axis of K completions, got shape "
       "(). Pass [..., K]."
     )
-  if jnp.issubdtype(where.dtype, jnp.inexact):
-    raise ValueError(
-      f"{caller}: expected a boolean where, got {where.dtype}. Weights do not "
-      "enter a loss: multiply its result."
-    )
-  where = where.astype(bool)
+  where = boolean(caller, "where", where)
   # Before any arithmetic: NaN * 0 is NaN, also in the gradient.
-  scores = jnp.where(where, scores.astype(jnp.float32), 0.0)
-  differences = scores[..., None, :] - scores[..., :, None]
-  return differences, ranks, where[..., :, None] & where[..., None, :]
+  return jnp.where(where, scores.astype(jnp.float32), 0.0), others, where

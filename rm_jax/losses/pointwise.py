@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from rm_jax.losses.arguments import rows_of_logits, same_shape
+from rm_jax.types import UserError
 
 
 def outcome_cross_entropy(
@@ -19,9 +20,9 @@ def outcome_cross_entropy(
 
       loss = softplus(z) - y z = -y log sigmoid(z) - (1 - y) log sigmoid(-z)
 
-  Source: Cobbe et al. 2021, arXiv:2110.14168, for the task (they regress with a
-  squared error: `squared_error`); the logarithmic form as in Lyu et al. 2025,
-  arXiv:2502.06781.
+  Source: Lyu et al. 2025 (OREAL), arXiv:2502.06781, there of the mean logit of
+  a completion; the task is that of Cobbe et al. 2021, arXiv:2110.14168, who
+  regress it with a squared error (`squared_error`).
 
   Args:
     labels: probability of being correct, anything in [0, 1]. No value is
@@ -82,7 +83,7 @@ def two_hot(
   perfect fit returns the label.
 
   Source: Farebrother et al. 2024, arXiv:2403.03950 (Two-Hot); Schrittwieser et
-  al. 2020 (MuZero), arXiv:1911.08265, App. F.
+  al. 2020 (MuZero), arXiv:1911.08265.
 
   Raises:
     ValueError: the shapes do not fit, or the centers are not ascending at equal
@@ -121,7 +122,8 @@ def hl_gauss(
 
   Raises:
     ValueError: the shapes do not fit, the centers are not ascending at equal
-      distances, or sigma is not positive.
+      distances.
+    UserError: sigma is not positive.
 
   Example:
     >>> logits = jnp.array([0.0, 1.0, 2.0])
@@ -130,7 +132,7 @@ def hl_gauss(
     1.9141
   """
   if not isinstance(sigma, jax.core.Tracer) and not sigma > 0:
-    raise ValueError(
+    raise UserError(
       f"hl_gauss: expected sigma > 0, got {sigma}. It is in units of the "
       "labels; 0.75 times the distance of two centers is usual."
     )

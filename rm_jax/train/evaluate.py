@@ -3,10 +3,12 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rm_jax.data.loader import Dataset, lay_step
 from rm_jax.data.plan import Plan
+from rm_jax.losses import expected_value
 from rm_jax.metrics import (
   accuracy,
   bootstrap_interval,
@@ -14,33 +16,64 @@ from rm_jax.metrics import (
   calibration_error,
   length_correlation,
 )
-from rm_jax.objectives import LossSpec, loss_sums
-from rm_jax.reward_model import ModelSpec, completion_scores, forward
+from rm_jax.objectives import LossSpec, loss_sums, slot_tasks
+from rm_jax.reward_model import HeadSpec, ModelSpec, completion_scores, forward
 from rm_jax.train.optim import merge
 from rm_jax.types import Batch
+
+
+def read_head(head: HeadSpec, raw, batch: Batch):
+  """(score [N, R, S] of a completion read there, number at each slot).
+
+  The probability of a positive step, the expected value of the bins, the
+  weighted attributes (at a slot the one it is for); else the raw output.
+  """
+  if head.kind == "steps":
+    raw = jax.nn.softmax(raw, axis=-1)[..., 2]
+  elif head.kind == "bins":
+    raw = expected_value(raw, jnp.linspace(*head.centers))
+  elif head.kind == "attributes":
+    index = batch.score_output[..., None]
+    picked = jnp.take_along_axis(raw, index, axis=-1)[..., 0]
+    return raw @ jnp.asarray(head.weights, jnp.float32), picked
+  return raw, raw
 
 
 def eval_body(spec: ModelSpec, loss: LossSpec | None, axis: str | None):
   """The function (trained, frozen, batch) -> (scores, slot scores, sums).
 
-  scores [N, M] one per completion, slot scores [N, R, S], both float32; of a
-  three-way step head the probability of a positive step. Sums are those of
-  `loss`, {} without one; `axis` names the pmap axis, if any.
+  scores [N, M] one per completion, slot scores [N, R, S], both float32, by the
+  head of the completion's task (`read_head`). Sums are those of `loss`, {}
+  without one; `axis` names the pmap axis, if any.
   """
 
   def body(trained: dict, frozen: dict, batch: Batch):
-    language = loss is not None and loss.language > 0
-    outputs = forward(spec, merge(trained, frozen), batch, language=language)
+    outputs = forward(
+      spec,
+      merge(trained, frozen),
+      batch,
+      language=loss is not None and loss.reads_language,
+      hidden=loss is not None and loss.reads_hidden,
+    )
     sums = {}
     if loss is not None:
       sums = loss_sums(loss, outputs, batch, dtype=spec.dtype)
       sums = jax.lax.psum(sums, axis) if axis else sums
-    scores = outputs.scores
-    if spec.head == "steps":
-      scores = jax.nn.softmax(scores, axis=-1)[..., 2]
-    return completion_scores(scores, batch), scores, sums
+    scores, slots = read_head(spec.head, outputs.scores, batch)
+    heads = dict(spec.tasks)
+    for task, one in enumerate(loss.every if loss is not None else ()):
+      if one.head:
+        own = read_head(heads[one.head], outputs.tasks[one.head], batch)
+        mine = slot_tasks(batch) == task
+        scores = jnp.where(mine, own[0], scores)
+        slots = jnp.where(mine, own[1], slots)
+    return completion_scores(scores, batch), slots, sums
 
   return body
+
+
+# Losses whose labels are numbers, not probabilities.
+NUMBERS = ("squared_error", "two_hot", "hl_gauss")
 
 
 class Scored(NamedTuple):
@@ -107,20 +140,59 @@ def _interval(values, groups, seed):
   return value(np.mean(values), low, high, len(values))
 
 
-def longer_wins(data: Dataset) -> float:
-  """Share of comparisons whose longer completion was chosen, ties 1/2."""
-  sides = _lengths(data)
-  return float(np.mean(accuracy(*sides, ties="half"))) if len(sides[0]) else 0.5
+def ordered(group) -> np.ndarray:
+  """The comparisons of a group that are no ties, int32 [C, 2]."""
+  return group.comparisons[group.preferences > 0.5]
 
 
 def _lengths(data):
   pairs = [
     (len(g.tokens[i]), len(g.tokens[j]))
     for g in data.groups
-    for i, j in g.comparisons
+    for i, j in ordered(g)
   ]
   array = np.asarray(pairs, np.float64).reshape(-1, 2)
   return array[:, 0], array[:, 1]
+
+
+def measure_tasks(
+  data: Dataset,
+  scored: Scored,
+  *,
+  tasks: list,
+  longer_is_better: list,
+  seed: int,
+) -> dict[str, dict]:
+  """`measure` of every task by itself, its name before its metrics.
+
+  Args:
+    tasks: of rm_jax.train.tasks; groups carry their number.
+    longer_is_better: per task.
+  """
+  out = {}
+  for number, task in enumerate(tasks):
+    mine = [n for n, g in enumerate(data.groups) if g.task == number]
+    prefix = f"{task.name}/" if task.name else ""
+    one = Scored(
+      [scored.completions[n] for n in mine],
+      [scored.slots[n] for n in mine],
+      {
+        term.removeprefix(prefix): sums
+        for term, sums in scored.sums.items()
+        if ("/" in term) == bool(prefix) and term.startswith(prefix)
+      },
+    )
+    part = data._replace(groups=[data.groups[n] for n in mine])
+    metrics = measure(
+      part,
+      one,
+      prompts=[data.prompts[n] for n in mine],
+      longer_is_better=longer_is_better[number],
+      attributes=task.supervision.attributes,
+      seed=seed,
+    )
+    out |= {prefix + name: entry for name, entry in metrics.items()}
+  return out
 
 
 def measure(
@@ -129,6 +201,7 @@ def measure(
   *,
   prompts: list,
   longer_is_better: bool,
+  attributes: tuple,
   seed: int,
 ) -> dict[str, dict]:
   """{metric: {value, low, high, n}} of one evaluation set.
@@ -142,6 +215,7 @@ def measure(
 
   Args:
     prompts: one hashable per group; equal prompts are resampled together.
+    attributes: names of the ratings, each of which gets an error of its own.
   """
   out = {}
   for term, (total, weight) in scored.sums.items():
@@ -152,10 +226,10 @@ def measure(
   every = np.concatenate([*scored.completions, np.zeros(0)])
   out["score_mean"] = value(np.mean(every), n=len(every))
   out["score_std"] = value(np.std(every), n=len(every))
-  if any(len(g.comparisons) for g in data.groups):
+  if any(len(ordered(g)) for g in data.groups):
     out |= _compare(data, scored, prompts, longer_is_better, seed)
   if any(w.any() for g in data.groups for w in g.weights):
-    out |= _label(data, scored, prompts, seed)
+    out |= _label(data, scored, prompts, attributes, seed)
   return out
 
 
@@ -166,7 +240,7 @@ def chosen_rejected(data: Dataset, scored: Scored):
     for n, (g, s) in enumerate(
       zip(data.groups, scored.completions, strict=True)
     )
-    for i, j in g.comparisons
+    for i, j in ordered(g)
   ]
   array = np.asarray(rows, np.float64).reshape(-1, 3)
   return array[:, 0], array[:, 1], array[:, 2].astype(int)
@@ -205,34 +279,31 @@ def _compare(data, scored, prompts, longer_is_better, seed):
   }
 
 
-def _label(data, scored, prompts, seed):
+def _label(data, scored, prompts, attributes, seed):
   rows = [
-    (p, y, n)
+    (p, y, n, a)
     for n, (g, s) in enumerate(zip(data.groups, scored.slots, strict=True))
     for k in range(len(g.tokens))
-    for p, y, w in zip(s[k], g.labels[k], g.weights[k], strict=True)
+    for p, y, w, a in zip(
+      s[k], g.labels[k], g.weights[k], g.outputs[k], strict=True
+    )
     if w > 0
   ]
-  scores, labels, group = np.asarray(rows, np.float64).T
+  scores, labels, group, output = np.asarray(rows, np.float64).T
   prompt = _numbered(prompts)[group.astype(int)]
   # The loss knows what its labels are; without one their range says it.
   three = labels.min() < 0 and labels.max() <= 1
   numbers = labels.max() > 1
   if scored.sums:
     three = "step_cross_entropy" in scored.sums
-    numbers = "squared_error" in scored.sums
+    numbers = any(name in scored.sums for name in NUMBERS)
+  if numbers:
+    return _errors(scores, labels, output, prompt, attributes, seed)
   out = {}
   if three:  # the score is P(positive)
     probability, truth = scores, (labels > 0).astype(float)
-  elif not numbers:
-    probability, truth = _sigmoid(scores), labels
   else:
-    error = (scores - labels) ** 2
-    spread = (labels - labels.mean()) ** 2
-    return {
-      "squared_error": _interval(error, prompt, seed),
-      "constant_squared_error": _interval(spread, prompt, seed),
-    }
+    probability, truth = _sigmoid(scores), labels
   right = np.where(
     probability == 0.5, 0.5, (probability > 0.5) == (truth > 0.5)
   )
@@ -243,4 +314,24 @@ def _label(data, scored, prompts, seed):
     calibration_error(probability, truth), n=len(truth)
   )
   out["label_brier"] = value(brier(probability, truth), n=len(truth))
+  return out
+
+
+def _errors(scores, labels, output, prompt, attributes, seed):
+  """Squared errors, and those of always saying the mean of the labels."""
+  error, spread = (scores - labels) ** 2, np.zeros(len(labels))
+  for a in np.unique(output):
+    of = output == a
+    spread[of] = (labels[of] - labels[of].mean()) ** 2
+  out = {
+    "squared_error": _interval(error, prompt, seed),
+    "constant_squared_error": _interval(spread, prompt, seed),
+  }
+  for a, name in enumerate(attributes):
+    of = output == a
+    if of.any():
+      out[f"squared_error/{name}"] = _interval(error[of], prompt[of], seed)
+      out[f"constant_squared_error/{name}"] = _interval(
+        spread[of], prompt[of], seed
+      )
   return out

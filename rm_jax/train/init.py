@@ -7,14 +7,14 @@ import pathlib
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
 from rm_jax.models.convert import load_pretrained
 from rm_jax.models.sizes import SIZES
-from rm_jax.reward_model import ModelSpec, init_params, modules
+from rm_jax.reward_model import ModelSpec, init_head, init_params
 from rm_jax.train.optim import cut_layers, segments_for
+from rm_jax.train.tasks import learned, read_tasks
 from rm_jax.types import UserError
 
 RANDOM = "random:"
@@ -48,30 +48,46 @@ def init_from(config, tokenizer) -> tuple[ModelSpec, dict]:
         source,
         config.model.head_init,
       )
-  spec = make_spec(config, decoder)
+  spec = make_spec(config, decoder, tokenizer)
   whole = dataclasses.replace(spec, segments=(decoder.layers,))
   if weights is None:
     params = init_params(whole, jax.random.fold_in(key, 0))
     weights = params["backbone"]
-  _, head = modules(spec)
-  pooled = jnp.zeros((1, 1, decoder.width), jnp.float32)
   params = {
     "backbone": cut_layers(weights, spec.segments),
-    "head": nn.unbox(head.init(jax.random.fold_in(key, 1), pooled)["params"]),
+    "head": nn.unbox(init_head(spec, jax.random.fold_in(key, 1))),
   }
   return spec, params
 
 
-def make_spec(config, decoder) -> ModelSpec:
+def make_spec(config, decoder, tokenizer) -> ModelSpec:
   """The static spec of a config over this decoder."""
+  tasks = read_tasks(config)
+
+  def head(task, c, key):
+    if task.head.kind != "gain_bias":
+      return task.head
+    token = tokenizer.get_vocab().get(c.verdict)
+    if token is None:
+      raise UserError(
+        f"{key}.model.verdict={c.verdict!r} is no token of the tokenizer: "
+        "expected one entry of its vocabulary, such as its EOS token "
+        f"{tokenizer.eos_token!r}."
+      )
+    return dataclasses.replace(task.head, token=token)
+
   return ModelSpec(
     decoder=decoder,
-    head=config.model.head,
-    head_init=config.model.head_init,
-    pooling=config.model.pooling,
+    head=head(tasks[0], config.model, "config"),
     dtype=config.compute.dtype,
     remat=config.compute.remat,
     segments=segments_for(config.train.trainable, decoder.layers),
+    tasks=tuple(
+      (t.name, head(t, config.tasks[t.name].model, f"config.tasks.{t.name}"))
+      for t in tasks[1:]
+      if t.head is not None
+    ),
+    learned=learned(tasks),
   )
 
 

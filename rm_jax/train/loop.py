@@ -13,7 +13,6 @@ import numpy as np
 from rm_jax.config import validate
 from rm_jax.data.loader import open_loader, policy
 from rm_jax.data.plan import make_eval_plan, make_plan
-from rm_jax.data.split import prompt_key
 from rm_jax.data.tokenizers import (
   check_fingerprint,
   check_vocab_size,
@@ -21,7 +20,6 @@ from rm_jax.data.tokenizers import (
   load_tokenizer,
 )
 from rm_jax.models.sharding import make_mesh
-from rm_jax.objectives import LossSpec
 from rm_jax.train.checkpoint import (
   is_disk_full,
   open_checkpoints,
@@ -30,7 +28,7 @@ from rm_jax.train.checkpoint import (
   save_best,
   write_json,
 )
-from rm_jax.train.evaluate import longer_wins, measure, score_dataset
+from rm_jax.train.evaluate import measure_tasks, score_dataset
 from rm_jax.train.init import check_base, digest, init_from
 from rm_jax.train.log import Log
 from rm_jax.train.optim import (
@@ -39,8 +37,9 @@ from rm_jax.train.optim import (
   split_trainable,
 )
 from rm_jax.train.results import results, write_scores
-from rm_jax.train.sets import load_sets, read_spec
+from rm_jax.train.sets import load_sets, write_trained_on
 from rm_jax.train.step import TrainState, make_steps
+from rm_jax.train.tasks import objective, read_tasks
 from rm_jax.types import UserError
 
 LOWER_IS_BETTER = ("loss", "error", "brier")  # parts of metric names
@@ -50,9 +49,9 @@ PREEMPTED = 75  # exit code: asked to stop, saved, run me again
 def train(config, workdir: pathlib.Path, *, command: str) -> int:
   """Trains one reward model into `workdir`; returns the exit code.
 
-  Leaves run.json, metrics.jsonl, tensorboard/, checkpoints/, best/,
-  rejects.jsonl, scores.npz (of the evaluation set) and results.json. The same
-  command again goes on from the last checkpoint, bit for bit.
+  Leaves run.json, trained_on.json, metrics.jsonl, tensorboard/, checkpoints/,
+  best/, rejects.jsonl, scores.npz (of the evaluation set) and results.json.
+  The same command again goes on from the last checkpoint, bit for bit.
   """
   try:
     return _train(config, workdir, command)
@@ -73,8 +72,8 @@ def _train(config, workdir, command):
   _check_blocks(config, mesh)
   schedule = make_schedule(config.optim, config.num_train_steps)
   optimizer = make_optimizer(config.optim, schedule)
-  reading, supervision = read_spec(config)
-  loss = LossSpec(config.loss.name, config.loss.language_coefficient)
+  tasks = read_tasks(config)
+  loss, reading = objective(tasks), tasks[0].reading
 
   # ---------------------------------------------------------------- model
   # Before the data: its mistakes show in seconds.
@@ -83,11 +82,12 @@ def _train(config, workdir, command):
   check_vocab_size(tokenizer, spec.decoder.vocab_size)
 
   # ---------------------------------------------------------------- data
-  sets = load_sets(config, tokenizer, reading, supervision, workdir)
+  sets = load_sets(config, tokenizer, tasks, workdir)
 
   # ---------------------------------------------------------------- plan
   plan = make_plan(
     sets.train.demands,
+    parts=sets.parts,
     num_steps=config.num_train_steps,
     batch=config.data.batch,
     groups_per_batch=config.data.groups_per_batch,
@@ -145,8 +145,7 @@ def _train(config, workdir, command):
   log.say(_summary(config, spec, sets, plan, mesh, first))
   for line in changed:
     log.say(f"note: not as before the restart: {line}")
-  direction = longer_wins(sets.train) >= 0.5
-  prompts = [prompt_key(r) for r in sets.test_records]
+  write_trained_on(workdir, sets)
 
   def evaluate(state):
     def run(batch):
@@ -154,11 +153,11 @@ def _train(config, workdir, command):
       return jax.device_get(out)
 
     scored = score_dataset(run, sets.test, eval_plan)
-    metrics = measure(
+    metrics = measure_tasks(
       sets.test,
       scored,
-      prompts=[prompts[g.record] for g in sets.test.groups],
-      longer_is_better=direction,
+      tasks=tasks,
+      longer_is_better=sets.longer_is_better,
       seed=config.seed,
     )
     return metrics, scored
@@ -220,7 +219,7 @@ def _train(config, workdir, command):
   step = int(state.step.ravel()[0])
   write_json(
     workdir / "results.json",
-    results(config, metrics, sets, command, seconds, step),
+    results(config, metrics, sets.counts, command, seconds, step),
   )
   return 0
 
@@ -283,8 +282,8 @@ def write_run(workdir, config, spec, tokenizer, reading, base) -> None:
     ),
     "model": {
       "decoder": spec.decoder.__dict__,
-      "head": spec.head,
-      "pooling": spec.pooling,
+      "head": spec.head.__dict__,
+      "tasks": {name: head.__dict__ for name, head in spec.tasks},
     },
     "frozen_sha256": base,
   }
@@ -330,6 +329,8 @@ def _train_row(step, out, counts, seconds) -> dict:
     "lr": float(out["lr"]),
     "skipped": int(out["skipped"]),
   }
+  for task, names in out["learned"].items():
+    row |= {f"learned/{task}/{name}": float(x) for name, x in names.items()}
   for term, (total, weight) in out["terms"].items():
     if len(out["terms"]) > 1 and weight:
       row[f"loss/{term}"] = _number(total / weight)

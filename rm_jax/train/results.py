@@ -28,7 +28,7 @@ def write_scores(path: pathlib.Path, data, scored) -> None:
   )
 
 
-def results(config, metrics, sets, command, seconds, step) -> dict:
+def results(config, metrics, counts, command, seconds, step) -> dict:
   """The content of results.json of one run."""
   return {
     "schema": RESULTS_SCHEMA,
@@ -44,7 +44,7 @@ def results(config, metrics, sets, command, seconds, step) -> dict:
     "command": command,
     "metrics": {k: v | {"seeds": [config.seed]} for k, v in metrics.items()},
     "per_seed": {str(config.seed): {k: v["value"] for k, v in metrics.items()}},
-    "counts": sets.counts,
+    "counts": counts,
     "num_train_steps": step,
     "ties": "half",
   }

@@ -1,113 +1,182 @@
-"""The training and evaluation sets of a run, from files to token groups."""
+"""The training and evaluation sets of a run, from places to token groups."""
 
+import itertools
+import pathlib
 from typing import NamedTuple
 
-from rm_jax.data.loader import (
-  Dataset,
-  Reading,
-  Supervision,
-  overlong_reject,
-  tokenize_records,
-)
-from rm_jax.data.rejects import check_share, write_rejects
+from rm_jax.data.loader import Dataset, join, tokenize_records
+from rm_jax.data.plan import Part
+from rm_jax.data.rejects import Reject, check_share, write_rejects
 from rm_jax.data.sources import read_records
-from rm_jax.data.split import overlap, split_by_prompt
-from rm_jax.losses import KIND
-from rm_jax.objectives import LossSpec, check_fit
-from rm_jax.types import Record, UserError
+from rm_jax.data.split import is_held_out, prompt_key
+from rm_jax.train.checkpoint import write_json
+from rm_jax.train.tasks import Task
+from rm_jax.types import UserError
+
+SIDES = ("train", "test")
+TRAINED_ON = "trained_on.json"
 
 
 class Sets(NamedTuple):
-  """The tokenised training and evaluation sets of a run."""
+  """The tokenised training and evaluation sets of a run, all tasks in one."""
 
   train: Dataset
   test: Dataset
-  test_records: list
+  parts: list  # of Part: runs of training groups drawn with one weight
+  longer_is_better: list  # per task: the longer completion is mostly chosen
   counts: dict  # what was left out, by reason, and what sharing saved
 
 
-def read_spec(config) -> tuple[Reading, Supervision]:
-  """How this config reads text, and what its loss asks of a record."""
-  reading = Reading(
-    template=config.data.template,
-    read_at=config.data.read_at,
-    row_len=config.data.row_len,
-    overlong=config.data.overlong,
-    layout=config.data.layout,
-    align=config.data.align,
-    pooling=config.model.pooling,
-  )
-  # Checks the name before KIND is asked for it.
-  loss = LossSpec(config.loss.name, config.loss.language_coefficient)
-  check_fit(loss, head=config.model.head, pooling=config.model.pooling)
-  name = loss.name
-  supervision = Supervision(
-    loss=name,
-    kind=KIND[name],
-    per=config.loss.per,
-    margin=config.loss.margin,
-    language=config.loss.language_coefficient,
-  )
-  return reading, supervision
+class Unread(NamedTuple):
+  """What a place holds that is no record, and how many rows it has."""
+
+  rejects: list
+  total: int
 
 
-def load_sets(config, tokenizer, reading, supervision, workdir) -> Sets:
+def load_sets(config, tokenizer, tasks: list[Task], workdir) -> Sets:
   """Reads, splits and tokenises the data; no prompt is on both sides.
 
   Raises:
     UserError: too many rejects, a shared prompt, nothing left on a side.
   """
+  every, train, test, parts = [], [], [], []
+  counts = {"unreadable": 0}
+  rejected = pathlib.Path(workdir) / "rejects.jsonl"
+  for task in tasks:
+    unread = _check_sides(config, task)
+    for place in unread.values():
+      every += place.rejects
+      counts["unreadable"] += len(place.rejects)
+    write_rejects(every, rejected)
+    for name, place in unread.items():
+      if not place.total:
+        raise UserError(f"{name} holds no records, expected at least one row.")
+      check_share(
+        place.rejects,
+        place.total,
+        max_reject_share=config.data.max_reject_share,
+      )
+    for side, out in zip(SIDES, (train, test), strict=True):
+      found = _side(config, tokenizer, task, side, parts)
+      every += found.rejects + list(found.overlong.values())
+      write_rejects(every, rejected)
+      _check_side(config, task, side, found, rejected)
+      prefix = f"{task.name}/" if task.name else ""
+      counts |= {
+        f"{prefix}{side}_groups": len(found.groups),
+        f"{prefix}{side}_rejected": len(found.rejects),
+        f"{prefix}{side}_overlong": len(found.overlong),
+        f"{prefix}{side}_tokens_unshared": found.tokens_unshared,
+        f"{prefix}{side}_tokens_shared": found.tokens_shared,
+      }
+      out.append(found)
+  longer = [d.longer[0] >= d.longer[1] / 2 for d in train]
+  return Sets(join(train), join(test), parts, longer, counts)
+
+
+def write_trained_on(workdir, sets: Sets) -> None:
+  """Writes trained_on.json: what an evaluation must not see again.
+
+  The keys of all training prompts, and whether the longer completion of a
+  comparison of the main task was mostly chosen.
+  """
+  write_json(
+    pathlib.Path(workdir) / TRAINED_ON,
+    {
+      "longer_is_better": sets.longer_is_better[0],
+      "prompts": sorted(set(sets.train.prompts)),
+    },
+  )
+
+
+def _records(config, task: Task, place: str, side: str):
+  """Yields the records of one side, one at a time."""
   d = config.data
-  rejected = workdir / "rejects.jsonl"
+  for item in read_records(place, kind=task.kind):
+    if isinstance(item, Reject):
+      continue
+    if task.eval_source:
+      yield item
+      continue
+    held = is_held_out(item, share=d.eval_share, seed=0, by=d.split_by)
+    if held == (side == "test"):
+      yield item
 
-  def read(path):
-    items = list(read_records(path, kind=d.kind))
-    records = [x for x in items if isinstance(x, Record)]
-    unread = [x for x in items if not isinstance(x, Record)]
-    every.extend(unread)
-    write_rejects(every, rejected)
-    if not items:
-      raise UserError(f"{path} holds no records, expected at least one row.")
-    check_share(unread, len(items), max_reject_share=d.max_reject_share)
-    return records
 
-  every = []
-  records = read(d.source)
-  if d.eval_source:
-    test = read(d.eval_source)
-    shared = overlap(records, test)
-    if shared:
-      raise UserError(
-        f"{shared} prompts of config.data.eval_source={d.eval_source} are in "
-        f"config.data.source={d.source} too: a model would be evaluated on its "
-        "training prompts. Remove them, or leave eval_source empty to split "
-        "one file by prompt."
-      )
-  else:
-    records, test = split_by_prompt(records, share=d.eval_share, seed=0)
-  if config.evals.max_groups:
-    test = test[: config.evals.max_groups]
-  counts, out = {"unreadable": len(every)}, []
-  for name, rows in (("train", records), ("test", test)):
-    data = tokenize_records(rows, tokenizer, reading, supervision)
-    rejects = data.rejects + [
-      overlong_reject(rows[i], d.row_len) for i in data.overlong
-    ]
-    every += rejects
-    write_rejects(every, rejected)
-    check_share(data.rejects, len(rows), max_reject_share=d.max_reject_share)
-    if not data.groups:
-      first = f" First: {rejects[0].reason}." if rejects else ""
-      raise UserError(
-        f"the {name} side of {d.source} has no usable record of {len(rows)}."
-        f"{first} See {rejected}, or change config.data.eval_share."
-      )
-    counts |= {
-      f"{name}_groups": len(data.groups),
-      f"{name}_rejected": len(data.rejects),
-      f"{name}_overlong": len(data.overlong),
-      f"{name}_tokens_unshared": data.tokens_unshared,
-      f"{name}_tokens_shared": data.tokens_shared,
-    }
-    out.append(data)
-  return Sets(*out, test, counts)
+def _check_sides(config, task: Task) -> dict[str, Unread]:
+  """{place: Unread}; a first pass that keeps no text.
+
+  Raises:
+    UserError: a prompt of the evaluation file is in training too.
+  """
+  keys, shared, out = set(), set(), {}
+  places = [place for place, _ in task.sources]
+  last = [task.eval_source] if task.eval_source else []
+  for place in places + last:
+    rejects, total = [], 0
+    for item in read_records(place, kind=task.kind):
+      total += 1
+      if isinstance(item, Reject):
+        rejects.append(item)
+      elif task.eval_source:
+        key = prompt_key(item)
+        if place in last:
+          shared |= {key} & keys
+        else:
+          keys.add(key)
+    out[place] = Unread(rejects, total)
+  if shared:
+    raise UserError(
+      f"{len(shared)} prompts of config.data.eval_source={task.eval_source} "
+      f"are in config.data.source={','.join(places)} too: a model would be "
+      "evaluated on its training prompts. Remove them, or leave eval_source "
+      "empty to split one file by prompt."
+    )
+  return out
+
+
+def _side(config, tokenizer, task: Task, side: str, parts: list) -> Dataset:
+  """One side of one task; training sources add to `parts`."""
+  places = task.sources
+  if side == "test":
+    places = [(place, None) for place, _ in task.sources]
+    if task.eval_source:
+      places = [(task.eval_source, None)]
+  found = []
+  first = sum(part.count for part in parts)
+  weights = [weight for _, weight in places if weight is not None]
+  for place, weight in places:
+    records = _records(config, task, place, side)
+    if side == "test" and config.evals.max_groups:
+      left = config.evals.max_groups - sum(_size(d) for d in found)
+      records = itertools.islice(records, max(left, 0))
+    data = tokenize_records(records, tokenizer, task.reading, task.supervision)
+    found.append(data)
+    if side == "train" and weight is not None and data.groups:
+      share = task.weight * weight / sum(weights)
+      parts.append(Part(first, len(data.groups), share))
+      first += len(data.groups)
+  whole = join(found)
+  if side == "train" and not weights and len(whole.groups):
+    parts.append(Part(first, len(whole.groups), task.weight))
+  return whole
+
+
+def _size(data: Dataset) -> int:
+  """How many records were read."""
+  return len(data.groups) + len(data.rejects) + len(data.overlong)
+
+
+def _check_side(config, task, side, data: Dataset, rejected) -> None:
+  check_share(
+    data.rejects, _size(data), max_reject_share=config.data.max_reject_share
+  )
+  if not len(data.groups):
+    left_out = data.rejects + list(data.overlong.values())
+    first = f" First: {left_out[0].reason}." if left_out else ""
+    places = ",".join(place for place, _ in task.sources)
+    raise UserError(
+      f"the {side} side of {places} has no usable record of {_size(data)}."
+      f"{first} See {rejected}, or change config.data.eval_share."
+    )

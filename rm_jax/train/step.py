@@ -64,7 +64,11 @@ def _train_body(spec, loss, optimizer, schedule, accumulate, axis):
     def micro(carry, part):
       def objective(params):
         outputs = forward(
-          spec, merge(params, frozen), part, language=loss.language > 0
+          spec,
+          merge(params, frozen),
+          part,
+          language=loss.reads_language,
+          hidden=loss.reads_hidden,
         )
         sums = loss_sums(loss, outputs, part, dtype=spec.dtype)
         return mean_loss(loss, sums, weights), sums
@@ -108,6 +112,7 @@ def _train_body(spec, loss, optimizer, schedule, accumulate, axis):
       "lr": jnp.asarray(rate, jnp.float32),
       "skipped": state.skipped,
       "terms": sums,
+      "learned": state.params.get("head", {}).get("loss", {}),
     }
     return state, metrics
 

@@ -123,7 +123,10 @@ def group(record=PAIR, coded=None, **changes):
     pooling="last_token",
     per="group",
     margin="none",
+    ties=False,
+    attributes=(),
     language=0.0,
+    task=0,
   )
   return supervise(coded or encoded(record), record, **{**arguments, **changes})
 

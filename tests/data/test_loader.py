@@ -7,7 +7,6 @@ from rm_jax.data.loader import (
   Supervision,
   lay_step,
   open_loader,
-  overlong_reject,
   policy,
   tokenize_records,
 )
@@ -16,7 +15,16 @@ from rm_jax.types import Record
 from tests.data.fixtures import SENTENCES, make_tokenizer
 
 READING = Reading("auto", "end_of_turn", 64, "drop", "shared", 1, "last_token")
-SUPERVISION = Supervision("bradley_terry", "pairwise", "group", "none", 0.0)
+SUPERVISION = Supervision(
+  loss="bradley_terry",
+  kind="pairwise",
+  per="group",
+  margin="none",
+  ties=False,
+  attributes=(),
+  language=0.0,
+  task=0,
+)
 
 
 def records(count):
@@ -88,7 +96,9 @@ def test_counts_of_a_step():
   groups = [p.group for p in plan.steps[0].places]
   assert counts == {
     "groups": 3,
-    "useful_tokens": sum(p.useful() for g in groups for p in data.pieces[g]),
+    "useful_tokens": sum(
+      p.useful() for g in groups for p in data.demands[g].pieces
+    ),
     "computed_tokens": batch.tokens.size,
   }
   assert set(owners.group[owners.group >= 0]) == set(groups)
@@ -103,8 +113,8 @@ def test_what_cannot_be_used_is_named_and_counted():
   assert [(r.line, r.reason) for r in data.rejects] == [
     (2, "chosen and rejected are identical after tokenisation")
   ]
-  assert data.overlong == [2]
-  reject = overlong_reject(rows[2], 64)
+  assert list(data.overlong) == [2]
+  reject = data.overlong[2]
   assert (reject.file, reject.line) == ("rows.jsonl", 3)
   assert "longer than a row of 64 tokens" in reject.reason
   assert data.tokens_unshared == sum(

@@ -13,6 +13,7 @@ from rm_jax.data.plan import (
   MOST_ROW_COUNTS,
   PATIENCE,
   Demand,
+  Part,
   demand,
   make_eval_plan,
   make_plan,
@@ -103,7 +104,7 @@ def test_every_plan_fits(layout, batch, align):
 def test_groups_are_those_of_the_sampler_in_every_layout():
   # Wrong: a layout that changes which groups make a step, so that comparing
   # layouts compares data.
-  order = sampler(30, seed=3, shuffle=True)
+  order = sampler([Part(0, 30, 1.0)], seed=3, shuffle=True)
   want = [[order[5 * s + j] for j in range(5)] for s in range(6)]
   for layout in ("padded", "packed", "shared"):
     plan = make_plan(
@@ -113,13 +114,13 @@ def test_groups_are_those_of_the_sampler_in_every_layout():
 
 
 def test_an_epoch_visits_each_group_once_and_the_next_in_another_order():
-  order = sampler(30, seed=3, shuffle=True)
+  order = sampler([Part(0, 30, 1.0)], seed=3, shuffle=True)
   epochs = [[order[30 * e + i] for i in range(30)] for e in range(3)]
   assert all(sorted(e) == list(range(30)) for e in epochs)
   assert epochs[0] != epochs[1] != epochs[2]
-  other = sampler(30, seed=4, shuffle=True)
+  other = sampler([Part(0, 30, 1.0)], seed=4, shuffle=True)
   assert [other[i] for i in range(30)] != epochs[0]
-  plain = sampler(30, seed=3, shuffle=False)
+  plain = sampler([Part(0, 30, 1.0)], seed=3, shuffle=False)
   assert [plain[i] for i in range(60)] == [*range(30)] * 2
 
 
@@ -152,7 +153,7 @@ def test_rows_are_full_and_no_group_is_lost_or_repeated():
   )
   visits = [g for step in ids(plan) for g in step]
   assert len(visits) > 3 * 40
-  order = sampler(40, seed=3, shuffle=True)
+  order = sampler([Part(0, 40, 1.0)], seed=3, shuffle=True)
   for waiting in range(PATIENCE + 1):
     drawn = collections.Counter(order[i] for i in range(len(visits) + waiting))
     if not collections.Counter(visits) - drawn:
@@ -177,7 +178,7 @@ def test_at_most_patience_groups_wait():
   plan = make_plan(
     demands, **SHAPE | dict(batch="rows", num_steps=30, rows_per_batch=12)
   )
-  order = sampler(400, seed=3, shuffle=True)
+  order = sampler([Part(0, 400, 1.0)], seed=3, shuffle=True)
   placed, taken = set(), 0
   for step in ids(plan):
     placed |= set(step)

@@ -18,7 +18,7 @@ from rm_jax.config import base
 from rm_jax.models.sharding import make_mesh
 from rm_jax.models.sizes import SIZES
 from rm_jax.objectives import LossSpec
-from rm_jax.reward_model import ModelSpec, abstract_params
+from rm_jax.reward_model import HeadSpec, ModelSpec, abstract_params
 from rm_jax.train.optim import make_optimizer, make_schedule
 from rm_jax.train.step import TrainState, make_steps
 
@@ -26,7 +26,11 @@ OUT = pathlib.Path(__file__).with_name("train_steps.json")
 STEPS = 3
 TINY = SIZES["tiny"]
 SPEC = ModelSpec(
-  TINY, "scalar", "zeros", "last_token", "float32", True, (TINY.layers,)
+  TINY,
+  HeadSpec("scalar", "zeros", "last_token"),
+  "float32",
+  True,
+  (TINY.layers,),
 )
 
 

@@ -13,16 +13,23 @@ from hypothesis import strategies as st
 from rm_jax.losses import (
   all_pairs,
   bradley_terry,
+  listnet,
   plackett_luce,
   plackett_luce_top,
 )
+from rm_jax.types import UserError
 
 G, K = 3, 5  # one shape for all examples: one compilation per loss
 top_2 = functools.partial(plackett_luce_top, top=2)
-LISTWISE = {
+RANKED = {
   "all_pairs": all_pairs,
   "plackett_luce": plackett_luce,
   "top": top_2,
+}
+# listnet reads the ranks as labels: any numbers, and their size counts.
+TEMPERATURE = 0.7
+LISTWISE = RANKED | {
+  "listnet": functools.partial(listnet, temperature=TEMPERATURE)
 }
 jitted = {name: jax.jit(loss) for name, loss in LISTWISE.items()}
 slopes = {
@@ -79,10 +86,33 @@ def choices_by_loop(scores, ranks, where, top):
   return loss, gradient
 
 
+def chances_by_loop(values):
+  peak = max(values)
+  powers = [math.exp(value - peak) for value in values]
+  return [power / sum(powers) for power in powers]
+
+
+def listnet_by_loop(scores, labels, where):
+  """ListNet loss and gradient of one group: two softmax over plain lists."""
+  real = [k for k in range(len(scores)) if where[k]]
+  gradient = np.zeros(len(scores))
+  loss = 0.0
+  if real:
+    wanted = chances_by_loop([float(labels[k]) / TEMPERATURE for k in real])
+    given = chances_by_loop([scores[k] for k in real])
+    peak = max(scores[k] for k in real)
+    total = math.log(sum(math.exp(scores[k] - peak) for k in real))
+    for k, p, q in zip(real, wanted, given, strict=True):
+      loss -= p * (scores[k] - peak - total)
+      gradient[k] = q - p
+  return loss, gradient
+
+
 LOOPS = {
   "all_pairs": pairs_by_loop,
   "plackett_luce": functools.partial(choices_by_loop, top=math.inf),
   "top": functools.partial(choices_by_loop, top=2),
+  "listnet": listnet_by_loop,
 }
 
 
@@ -100,7 +130,7 @@ def rows(values):
 def test_value_and_gradient_equal_the_loops(scores, ranks, where):
   # Catches ranks read as larger-is-better, ties that count as pairs, an item in
   # its own or its betters' denominator, padding that takes part, a mean over
-  # K^2 instead of over pairs, a sum over groups.
+  # K^2 instead of over pairs, a sum over groups, the temperature on the scores.
   arguments = np.float32(scores), np.int32(ranks), np.array(where)
   for name, loop in LOOPS.items():
     want = [loop(*group) for group in zip(scores, ranks, where, strict=True)]
@@ -140,7 +170,7 @@ def test_tied_items_stay_in_each_others_denominators():
   np.testing.assert_allclose(got, total - a + total - b, rtol=1e-6)
 
 
-@pytest.mark.parametrize("loss", LISTWISE.values(), ids=LISTWISE)
+@pytest.mark.parametrize("loss", RANKED.values(), ids=RANKED)
 @pytest.mark.parametrize("size", [1e-3, 1.0, 30.0, 1e4])
 def test_two_items_are_bradley_terry(loss, size):
   # Catches logsumexp - s_i: at a difference of 20 it is 0 in float32, or off by
@@ -162,7 +192,7 @@ def test_keeps_the_small_losses_of_confident_groups():
   np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", LISTWISE)
+@pytest.mark.parametrize("name", RANKED)
 def test_only_differences_and_order_matter(name):
   # Catches absolute scores, ranks used as numbers, and places that matter.
   generator = np.random.default_rng(0)
@@ -275,6 +305,43 @@ def test_top_counts_items_above_not_places():
   )
 
 
+@pytest.mark.parametrize("shift", [-3.0, 0.0, 8.5])
+def test_listnet_is_least_where_scores_are_labels(shift):
+  # Catches the divergence in place of the cross-entropy (0 there, not the
+  # entropy), and a temperature that multiplies.
+  labels = np.float32([3.0, 1.0, 0.5, -2.0])
+  scores = jnp.array(labels / 4.0 + shift)
+  value, slope = jax.value_and_grad(listnet)(
+    scores, labels, True, temperature=4.0
+  )
+  chances = chances_by_loop((labels / 4.0).tolist())
+  np.testing.assert_allclose(
+    value, -sum(p * math.log(p) for p in chances), rtol=1e-5
+  )
+  np.testing.assert_allclose(slope, np.zeros(4), atol=1e-6)
+
+
+@pytest.mark.parametrize("garbage", [math.nan, math.inf, -1e30])
+def test_listnet_ignores_labels_that_are_not_real(garbage):
+  # Catches a softmax over the labels that forgets `where`: an annotator who
+  # skipped a completion leaves NaN.
+  scores, where = jnp.array([0.5, 9.0, -1.0]), jnp.array([True, False, True])
+  labels = np.float32([2.0, garbage, 1.0])
+  loss = functools.partial(listnet, temperature=1.0)
+  value, slope = jax.value_and_grad(loss)(scores, labels, where)
+  want = loss(scores[::2], labels[::2], True)
+  np.testing.assert_allclose(value, want, rtol=1e-6)
+  assert slope[1] == 0 and np.isfinite(slope).all()
+
+
+def test_listnet_with_a_cold_temperature_is_the_best_item():
+  # Catches labels / temperature that overflows: top = 1 of the ranking then.
+  scores, labels = jnp.array([0.5, -1.0, 2.0]), jnp.array([1.0, 5.0, 2.0])
+  got = listnet(scores, labels, True, temperature=1e-3)
+  want = plackett_luce_top(scores, jnp.array([2, 0, 1]), True, top=1)
+  np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
 def test_mistakes_are_errors():
   # Catches silent broadcasting, weights taken for where, and a loss of nothing.
   with pytest.raises(ValueError, match=r"scores \(2, 3\) and ranks \(3,\)"):
@@ -285,3 +352,9 @@ def test_mistakes_are_errors():
     plackett_luce_top(np.ones(3), np.arange(3), True, top=0)
   with pytest.raises(ValueError, match=r"last axis of K completions, got"):
     all_pairs(1.0, 0, True)
+  with pytest.raises(
+    UserError, match=r"listnet: expected temperature in \(0, inf\), got 0.*Set"
+  ):
+    listnet(np.ones(3), np.ones(3), True, temperature=0)
+  with pytest.raises(ValueError, match="listnet: .*boolean where, got float32"):
+    listnet(np.ones(3), np.ones(3), np.ones(3, np.float32), temperature=1)

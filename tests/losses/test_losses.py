@@ -3,6 +3,8 @@
 import doctest
 import functools
 import importlib
+import inspect
+import pkgutil
 
 import jax
 import jax.numpy as jnp
@@ -10,46 +12,161 @@ import numpy as np
 import pytest
 
 from rm_jax import losses
-from rm_jax.losses import KIND, LOSSES, NEEDS
+from rm_jax.losses import (
+  ARGUMENTS,
+  KIND,
+  LEARNED,
+  LOSSES,
+  NEEDS,
+  PARAMETERS,
+)
 
-MODULES = ["language", "listwise", "pairwise", "pointwise", "process"]
+# `arguments` and `table` have no losses in them.
+MODULES = sorted(
+  {module.name for module in pkgutil.iter_modules(losses.__path__)}
+  - {"arguments", "table"}
+)
 B = 4
+# A value for every keyword-only parameter.
+OPTIONS = {
+  "bradley_terry_tempered": {"temperature": 2.0},
+  "bradley_terry_smoothed": {"smoothing": 0.1},
+  "christiano_mixture": {"noise": 0.1},
+  "davidson": {"log_tie": -0.5},
+  "rao_kupper": {"log_tie": -0.5},
+  "hinge": {"gap": 1.5},
+  "square": {"gap": 1.5},
+  "focal": {"gamma": 2.0},
+  "focal_penalty": {"gamma": 2.0},
+  "tempered_logarithm": {"temperature": 0.5},
+  "plackett_luce_top": {"top": 1},
+  "listnet": {"temperature": 0.7},
+  "hl_gauss": {"sigma": 0.75},
+}
+# Not functions of the difference of scores alone.
+ABSOLUTE = ("pair_cross_entropy",)
+TWO_SIDES = [name for name in LOSSES if KIND[name] == "pairwise"]
+# Those with an array beside the scores.
+COMPANY = [n for n in LOSSES if n not in ("score_square", "hidden_square")]
 CENTERS = np.linspace(-2, 2, 5)
 
 
 def arguments(name):
   """Returns the function with its options bound, and arrays for it [B, ...]."""
   generator = np.random.default_rng(0)
-  loss = LOSSES[name]
+  loss = functools.partial(LOSSES[name], **OPTIONS.get(name, {}))
   numbers = np.float32(generator.normal(size=(3, B)))
   ranks = np.array([[0, 1, 2], [1, 0, 0], [2, 1, 1], [0, 0, 0]], np.int32)
   real = np.array([[1, 1, 1], [1, 0, 1], [0, 1, 1], [1, 1, 1]], bool)
-  if name == "bradley_terry_margin":
-    return loss, list(numbers)
-  if name == "plackett_luce_top":
-    loss = functools.partial(loss, top=1)
+  extra = {
+    "margin": np.abs(numbers[2]),
+    "preference": np.float32([0.75, 0.5, 1.0, 0.0]),
+    "tied": np.array([True, False, False, True]),
+  }
+  if KIND[name] == "pairwise":
+    return loss, [*numbers[:2], *(extra[key] for key in ARGUMENTS[name])]
   if KIND[name] == "listwise":
     return loss, [np.float32(generator.normal(size=(B, 3))), ranks, real]
   if name in ("two_hot", "hl_gauss"):
-    options = {"sigma": 0.75} if name == "hl_gauss" else {}
-    bound = functools.partial(loss, centers=CENTERS, **options)
+    bound = functools.partial(loss, centers=CENTERS)
     return bound, [np.float32(generator.normal(size=(B, 5))), numbers[0]]
   if name in ("step_cross_entropy", "next_token_cross_entropy"):
     columns = np.array([1, 0, 0, 1], np.int32)
     return loss, [np.float32(generator.normal(size=(B, 3))), columns]
+  if name == "score_square":
+    return loss, [numbers[0]]
+  if name == "hidden_square":
+    return loss, [np.float32(generator.normal(size=(B, 3)))]
+  if name == "group_variance":
+    return loss, [np.float32(generator.normal(size=(B, 3))), real]
   return loss, list(numbers[:2])
 
 
 def test_the_tables_name_the_same_losses():
   # Catches a loss that was added to one table only.
   assert list(KIND) == list(NEEDS) == list(LOSSES)
+  assert list(PARAMETERS) == list(ARGUMENTS) == list(LOSSES)
+  assert set(LEARNED) <= set(LOSSES) and set(losses.__all__) > set(LOSSES)
   for name, loss in LOSSES.items():
     assert loss.__name__ == name
     assert getattr(losses, name) is loss
   kinds = "pairwise listwise pointwise process language regularizer".split()
   assert set(KIND.values()) <= set(kinds)
-  needs = "ranks margin labels step_labels values tokens".split()
-  assert set(NEEDS.values()) <= set(needs)
+  needs = (
+    "ranks margin preference ties ratings labels step_labels values tokens"
+  )
+  assert set(NEEDS.values()) <= set(needs.split())
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_tables_name_the_arguments(name):
+  # Catches a parameter that no config key sets, a key that sets nothing, a
+  # default below the config, and an argument that objectives would not pass.
+  parameters = inspect.signature(LOSSES[name]).parameters.values()
+  assert all(p.default is inspect.Parameter.empty for p in parameters)
+  named = [p.name for p in parameters if p.kind == p.KEYWORD_ONLY]
+  placed = [p.name for p in parameters if p.kind != p.KEYWORD_ONLY]
+  sides = 2 if placed[:2] == ["chosen", "rejected"] else 1
+  assert ARGUMENTS[name] == tuple(placed[sides:])
+  keys = set(PARAMETERS[name])
+  if "centers" in placed:
+    assert {"low", "high", "bins"} <= keys
+    keys -= {"low", "high", "bins"}
+  assert keys | set(LEARNED.get(name, ())) == set(named)
+  assert set(OPTIONS.get(name, {})) == set(named)
+
+
+@pytest.mark.parametrize("name", TWO_SIDES)
+def test_a_pairwise_loss_sees_the_difference_and_prefers_the_right_order(name):
+  # Catches a sum of scores, swapped sides, and scores used as they are.
+  loss, (chosen, rejected, *rest) = arguments(name)
+  want = loss(chosen, rejected, *rest)
+  moved = loss(chosen + np.float32(2), rejected + np.float32(2), *rest)
+  if name in ABSOLUTE:
+    assert (abs(moved - want) > 1e-2).all()
+  else:
+    np.testing.assert_allclose(moved, want, rtol=1e-4, atol=1e-6)
+  low, high = np.full(B, -0.5, np.float32), np.full(B, 0.5, np.float32)
+  opinion = {
+    "margin": np.ones(B, np.float32),
+    "preference": np.full(B, 0.75, np.float32),
+    "tied": np.zeros(B, bool),
+  }
+  rest = [opinion[key] for key in ARGUMENTS[name]]
+  assert (loss(high, low, *rest) < loss(low, high, *rest)).all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("size", [30.0, 1e4])
+def test_is_finite_at_extreme_scores(name, size):
+  # Catches exp, log and a power that leave float32, in the value or only in the
+  # gradient, and infinity times 0 behind a mask.
+  loss, (first, *rest) = arguments(name)
+  signs = np.random.default_rng(2).choice([-1.0, 0.0, 1.0], first.shape)
+  scores = np.float32(signs * size)
+  sides = 2 if KIND[name] == "pairwise" or name == "centering" else 1
+  for other in (-scores, scores[::-1]):
+    inputs = [scores, other, *rest[1:]] if sides == 2 else [scores, *rest]
+    value = loss(*inputs)
+    slopes = jax.grad(
+      lambda *heads, inputs=inputs: loss(*heads, *inputs[sides:]).sum(),
+      tuple(range(sides)),
+    )(*inputs[:sides])
+    assert np.isfinite(value).all(), value
+    assert all(np.isfinite(slope).all() for slope in slopes), slopes
+
+
+@pytest.mark.parametrize("extra", ["margin", "preference", "tied"])
+def test_a_column_of_labels_is_an_error_not_a_matrix(extra):
+  # Catches [B, 1] - [B] -> [B, B], which trains on pairs that do not exist.
+  readers = [name for name in LOSSES if ARGUMENTS[name] == (extra,)]
+  assert readers
+  for name in readers:
+    loss, (chosen, rejected, last) = arguments(name)
+    with pytest.raises(
+      ValueError, match=rf"{name}: .*chosen \(4,\) and {extra} \(4, 1\)"
+    ):
+      loss(chosen, rejected, last[:, None])
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -104,7 +221,7 @@ def test_integers_and_half_floats_give_float32(name):
   assert got.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", COMPANY)
 @pytest.mark.parametrize("wrong", ["scalar", "element", "column", "longer"])
 def test_arrays_of_other_shapes_are_errors_that_name_both(name, wrong):
   # Catches broadcasting. A numpy scalar is an element of an array, not a Python
@@ -124,16 +241,21 @@ def test_arrays_of_other_shapes_are_errors_that_name_both(name, wrong):
 
 
 @pytest.mark.parametrize(
-  "name", [name for name in LOSSES if name != "next_token_cross_entropy"]
+  # True is no number: jit makes an array of it.
+  "name",
+  [name for name in COMPANY if name != "group_variance"],
 )
 def test_a_python_number_stands_for_all_also_under_jit(name):
   # Catches shape errors that appear only when jit turns the number into a
   # tracer, and a number that is not spread over the batch.
-  loss, (first, _, *rest) = arguments(name)
-  full = np.full(rest[0].shape if rest else (B,), 1.0, np.float32)
+  loss, (first, second, *rest) = arguments(name)
+  full = np.ones_like(second)
+  one = full.ravel()[0].item()
   want = loss(first, full, *rest)
-  np.testing.assert_array_equal(loss(first, 1.0, *rest), want)
-  np.testing.assert_allclose(jax.jit(loss)(first, 1.0, *rest), want, rtol=1e-6)
+  np.testing.assert_array_equal(loss(first, one, *rest), want)
+  np.testing.assert_allclose(
+    jax.jit(loss)(first, one, *rest), want, rtol=1e-6, atol=1e-7
+  )
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -6,11 +6,15 @@ from jax.sharding import PartitionSpec
 
 from rm_jax.models.sharding import block_sharding, make_mesh, shard_tree
 from rm_jax.models.sizes import SIZES
-from rm_jax.reward_model import ModelSpec, abstract_params
+from rm_jax.reward_model import HeadSpec, ModelSpec, abstract_params
 from rm_jax.types import UserError
 
 SPEC = ModelSpec(
-  SIZES["tiny"], "scalar", "zeros", "last_token", "float32", True, (3,)
+  SIZES["tiny"],
+  HeadSpec("scalar", "zeros", "last_token"),
+  "float32",
+  True,
+  (3,),
 )
 
 

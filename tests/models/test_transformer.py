@@ -11,7 +11,7 @@ import pytest
 from rm_jax.models.attention import Forest
 from rm_jax.models.sizes import SIZES
 from rm_jax.models.transformer import unembedding
-from rm_jax.reward_model import ModelSpec, init_params, modules
+from rm_jax.reward_model import HeadSpec, ModelSpec, init_params
 from rm_jax.train.optim import cut_layers, join_layers
 
 TINY = SIZES["tiny"]
@@ -20,7 +20,7 @@ TINY = SIZES["tiny"]
 def spec(decoder=TINY, dtype="float32", segments=None, remat=False):
   segments = segments or (decoder.layers,)
   return ModelSpec(
-    decoder, "scalar", "unit", "last_token", dtype, remat, segments
+    decoder, HeadSpec("scalar", "unit", "last_token"), dtype, remat, segments
   )
 
 
@@ -108,7 +108,7 @@ def slow_forward(params, c, tokens):
 
 
 def run(params, tokens, forest, **how):
-  decoder, _ = modules(spec(**how))
+  decoder = spec(**how).decoder_module
   return jax.jit(decoder.apply)({"params": params}, tokens, forest)
 
 
@@ -138,7 +138,7 @@ def test_remat_changes_no_gradient():
   params, (tokens, forest) = random_params(), rows([12, 7])
 
   def loss(params, remat):
-    decoder, _ = modules(spec(remat=remat))
+    decoder = spec(remat=remat).decoder_module
     return jnp.sum(decoder.apply({"params": params}, tokens, forest) ** 2)
 
   plain = jax.jit(jax.grad(lambda p: loss(p, False)))(params)

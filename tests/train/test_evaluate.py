@@ -7,17 +7,18 @@ import forests
 import numpy as np
 import pytest
 
-from rm_jax.data.loader import Dataset
+from rm_jax.data.loader import Reading, with_demands
 from rm_jax.train.evaluate import (
   Scored,
   chosen_rejected,
-  longer_wins,
   measure,
 )
 
+READING = Reading("auto", "end_of_turn", 64, "drop", "shared", 1, "last_token")
+
 
 def dataset(groups):
-  return Dataset(groups, [], [], [], [], 0, 0)
+  return with_demands(groups, READING, [], {}, [])
 
 
 def pair(chosen, rejected, record=0):
@@ -38,7 +39,9 @@ def scored(scores, sums=None, slots=None):
 
 
 def of_pairs(**changes):
-  settings = dict(prompts=list("abcd"), longer_is_better=True, seed=0)
+  settings = dict(
+    prompts=list("abcd"), longer_is_better=True, attributes=(), seed=0
+  )
   return measure(dataset(PAIRS), scored(SCORES), **settings | changes)
 
 
@@ -63,9 +66,9 @@ def test_the_length_baseline_follows_the_training_data():
   # below a half.
   got = of_pairs(longer_is_better=False)["length_only_accuracy"]["value"]
   assert got == 1 - 2.5 / 4
-  assert longer_wins(dataset(PAIRS)) == 2.5 / 4
-  assert longer_wins(dataset([pair(1, 5), pair(2, 2)])) == 0.25
-  assert longer_wins(dataset([forests.group([[1]], [0])])) == 0.5
+  assert dataset(PAIRS).longer == (2.5, 4)
+  assert dataset([pair(1, 5), pair(2, 2)]).longer == (0.5, 2)
+  assert dataset([forests.group([[1]], [0])]).longer == (0.0, 0)
 
 
 def test_equal_prompts_are_resampled_together():
@@ -94,6 +97,7 @@ def test_large_differences_overflow_nowhere():
       scored([[1e4, -1e4], [-1e4, 1e4]]),
       prompts=["a", "b"],
       longer_is_better=True,
+      attributes=(),
       seed=0,
     )
   assert got["brier"]["value"] == 0.5
@@ -102,7 +106,9 @@ def test_large_differences_overflow_nowhere():
 def labelled(labels):
   return forests.group(
     [[1, 2]] * len(labels), [1] * len(labels), labels=list(labels)
-  )._replace(comparisons=np.zeros((0, 2), np.int32))
+  )._replace(
+    comparisons=np.zeros((0, 2), np.int32), preferences=np.zeros(0, np.float32)
+  )
 
 
 def of_labels(labels, scores, loss):
@@ -114,6 +120,7 @@ def of_labels(labels, scores, loss):
       scored([scores], {loss: (3.0, 4.0)}, slots),
       prompts=["a"],
       longer_is_better=True,
+      attributes=(),
       seed=0,
     ).items()
   }
@@ -155,6 +162,7 @@ def test_two_terms_are_named():
     scored(SCORES, sums),
     prompts=list("abcd"),
     longer_is_better=True,
+    attributes=(),
     seed=0,
   )
   assert got["loss/bradley_terry"]["value"] == 0.75

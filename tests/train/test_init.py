@@ -21,7 +21,7 @@ def test_a_random_model_has_a_row_per_token():
   size = len(make_tokenizer())
   assert spec.decoder.vocab_size == size
   assert params["backbone"]["embed"]["embedding"].shape == (size, 32)
-  assert (spec.head, spec.pooling, spec.segments) == (
+  assert (spec.head.kind, spec.head.pooling, spec.segments) == (
     "scalar",
     "last_token",
     (3,),
@@ -52,8 +52,30 @@ def test_what_trains_does_not_change_the_start():
 
 
 def test_the_tree_is_what_the_spec_says():
-  for head in ("biased_scalar", "steps"):
-    spec, params = start(model__head=head, train__trainable="last:1")
+  steps = dict(
+    model__head="steps",
+    model__pooling="step_ends",
+    loss__name="step_cross_entropy",
+  )
+  bins = dict(
+    model__head="bins",
+    loss__name="two_hot",
+    loss__low=0.0,
+    loss__high=1.0,
+    loss__bins=7,
+  )
+  rated = dict(
+    model__head="attributes",
+    model__attributes=("helpful", "brief"),
+    loss__name="squared_error",
+  )
+  verdict = dict(
+    model__head="gain_bias", model__verdict=make_tokenizer().eos_token
+  )
+  tied = dict(loss__name="davidson")
+  plain = dict(model__head="biased_scalar")
+  for how in (plain, steps, bins, rated, verdict, tied):
+    spec, params = start(**how, train__trainable="last:1")
     want = jax.eval_shape(lambda s=spec: init_params(s, jax.random.key(0)))
     assert jax.tree.map(lambda x: x.shape, params) == jax.tree.map(
       lambda x: x.shape, want

@@ -9,7 +9,7 @@ import pytest
 
 from rm_jax.config import base
 from rm_jax.models.sizes import SIZES
-from rm_jax.reward_model import ModelSpec, init_params
+from rm_jax.reward_model import HeadSpec, ModelSpec, init_params
 from rm_jax.train.optim import (
   cut_layers,
   decayed,
@@ -34,7 +34,11 @@ def settings(**changes):
 def params_for(trainable):
   segments = segments_for(trainable, TINY.layers)
   whole = ModelSpec(
-    TINY, "biased_scalar", "unit", "last_token", "float32", False, (3,)
+    TINY,
+    HeadSpec("biased_scalar", "unit", "last_token"),
+    "float32",
+    False,
+    (3,),
   )
   params = jax.device_get(init_params(whole, jax.random.key(0)))
   return params | {"backbone": cut_layers(params["backbone"], segments)}

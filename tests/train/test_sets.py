@@ -5,8 +5,8 @@ import json
 import pytest
 import tiny_run
 
-from rm_jax.data.split import prompt_key
-from rm_jax.train.sets import load_sets, read_spec
+from rm_jax.train.sets import load_sets
+from rm_jax.train.tasks import read_tasks
 from rm_jax.types import UserError
 from tests.data.fixtures import make_tokenizer
 
@@ -20,14 +20,15 @@ def load(tmp_path, rows, test_rows=None, **changes):
   c = tiny_run.config(data, "", **changes)
   workdir = tmp_path / "run"
   workdir.mkdir(exist_ok=True)
-  return load_sets(c, make_tokenizer(), *read_spec(c), workdir), workdir
+  return load_sets(c, make_tokenizer(), read_tasks(c), workdir), workdir
 
 
 def test_a_split_by_prompt_shares_none(tmp_path):
   rows = tiny_run.pairs(60)
   rows += [row | {"chosen": "Nobody knows ."} for row in rows]  # asked twice
   sets, _ = load(tmp_path, rows)
-  test = {prompt_key(r) for r in sets.test_records}
+  test = set(sets.test.prompts)
+  assert not test & set(sets.train.prompts)
   assert 0 < len(test) < 60
   assert len(sets.train.groups) + len(sets.test.groups) == 120
   assert len(sets.test.groups) == 2 * len(test)
@@ -71,9 +72,11 @@ def test_sharing_is_counted_in_tokens(tmp_path):
   sets, _ = load(tmp_path, tiny_run.pairs(20))
   g = sets.train.groups[0]
   shared = (
-    len(g.tokens[0]) + len(g.tokens[1]) - sets.train.pieces[0][0].useful()
+    len(g.tokens[0])
+    + len(g.tokens[1])
+    - sets.train.demands[0].pieces[0].useful()
   )
-  assert shared == sets.train.pieces[0][0].trunk > 4
+  assert shared == sets.train.demands[0].pieces[0].trunk > 4
   assert (
     sets.counts["train_tokens_unshared"] > sets.counts["train_tokens_shared"]
   )
@@ -85,7 +88,7 @@ def test_max_groups_takes_the_first(tmp_path):
   )
   assert len(sets.test.groups) == 3
   whole, _ = load(tmp_path, tiny_run.pairs(5), tiny_run.pairs(8, seed=1))
-  assert sets.test_records == whole.test_records[:3]
+  assert sets.test.prompts == whole.test.prompts[:3]
 
 
 def test_a_side_without_records_is_refused(tmp_path):

@@ -1,5 +1,6 @@
 """One update: what changes, what must not, and a step that is not finite."""
 
+import dataclasses
 import functools
 import math
 
@@ -12,7 +13,7 @@ from rm_jax.config import base
 from rm_jax.models.sharding import make_mesh
 from rm_jax.models.sizes import SIZES
 from rm_jax.objectives import LossSpec
-from rm_jax.reward_model import ModelSpec, init_params
+from rm_jax.reward_model import HeadSpec, ModelSpec, init_params
 from rm_jax.train.optim import (
   cut_layers,
   make_optimizer,
@@ -34,9 +35,7 @@ def batch():
 def setup(trainable, head_init="unit", name="adamw"):
   spec = ModelSpec(
     TINY,
-    "scalar",
-    head_init,
-    "last_token",
+    HeadSpec("scalar", head_init, "last_token"),
     "float32",
     False,
     segments_for(trainable, TINY.layers),
@@ -56,7 +55,7 @@ def setup(trainable, head_init="unit", name="adamw"):
     parallel="pjit",
     mesh=make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1]),
   )
-  whole = ModelSpec(*list(vars(spec).values())[:-1], (TINY.layers,))
+  whole = dataclasses.replace(spec, segments=(TINY.layers,))
   params = jax.device_get(init_params(whole, jax.random.key(0)))
   params["backbone"] = cut_layers(params["backbone"], spec.segments)
   trained, frozen = jax.device_get(split_trainable(params, trainable))
