@@ -195,6 +195,15 @@ NOT_NEGATIVE = (
 )
 
 
+WITHIN = {
+  "data.eval_share": (0.0, 1.0),
+  "data.max_reject_share": (0.0, 1.0),
+  "optim.b1": (0.0, 1.0),
+  "optim.b2": (0.0, 1.0),
+  "optim.eps": (0.0, 1.0),
+}
+
+
 def get(c: ConfigDict, key: str):
   """The value at a dotted key."""
   for part in key.split("."):
@@ -255,12 +264,19 @@ def validate(c: ConfigDict) -> None:
         raise UserError(
           f"config.tasks.{name}.{key}={one[key]} must be above 0."
         )
+  for key, (low, high) in WITHIN.items():
+    if not low <= get(c, key) <= high:
+      raise UserError(
+        f"config.{key}={get(c, key)} must be in [{low:g}, {high:g}]."
+      )
   parts = c.data.source.split(",")
-  if c.data.weights and (
-    len(c.data.weights) != len(parts) or min(c.data.weights) <= 0
-  ):
+  weights = c.data.weights
+  numbers = isinstance(weights, tuple | list) and all(
+    isinstance(w, int | float) and w > 0 for w in weights
+  )
+  if not numbers or (weights and len(weights) != len(parts)):
     raise UserError(
-      f"config.data.weights={tuple(c.data.weights)} must be numbers above 0, "
+      f"config.data.weights={weights!r} must be numbers above 0, "
       f"one for each of the {len(parts)} places of config.data.source."
     )
 

@@ -59,9 +59,10 @@ def test_a_rate_that_is_not_a_number():
       r"row_len=66 is not a multiple of config\.data\.align=4 \(remainder 2\)",
     ),
     (
-      dict(loss__margin="llama2_small"),
-      r"margin='llama2_small' is read by bradley_terry_margin only",
+      dict(data__source="a.jsonl,b.jsonl", data__weights=(1.0,)),
+      r"weights=\(1\.0,\) must be numbers above 0, one for each of the 2",
     ),
+    (dict(data__eval_share=1.5), r"eval_share=1\.5 must be in \[0, 1\]"),
   ],
 )
 def test_keys_that_do_not_go_together(changes, message):

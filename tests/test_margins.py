@@ -52,6 +52,19 @@ def test_every_margin_says_what_it_needs():
     assert tuple(inspect.signature(margin).parameters) == NEEDS[name]
 
 
+@pytest.mark.parametrize("name", MARGINS)
+def test_every_margin_says_why_and_from_where(name):
+  # Catches a margin that nobody can trace: a paper, or the word that it is
+  # ours, and a reason beside the equation. No margin at all has no source.
+  text = " ".join(MARGINS[name].__doc__.split())
+  assert len(text.split("Example:")[0]) > 60
+  if name == "none":
+    assert "the control of every ablation" in text
+    return
+  source = text.split("Source: ")[1].split("Example:")[0]
+  assert "arXiv:" in source or "ours" in source or "Llama 2" in source
+
+
 @pytest.mark.parametrize("name", OF_RATINGS)
 def test_values_of_two_ratings(name):
   # Catches swapped sides, a lost sign where ratings contradict the label, and

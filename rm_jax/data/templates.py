@@ -109,9 +109,10 @@ def render_group(record, tokenizer, *, template: str):
   """Returns (prompt, conversations): a text and K texts that continue it.
 
   "chat": the template's text; the prompt ends with its generation prompt when
-  the completions begin with an assistant turn. "plain": prompt + completion +
-  EOS, strings as they stand; a prompt of messages becomes a dialogue in the
-  form of HH-RLHF, "\\n\\nHuman: ...\\n\\nAssistant: ...".
+  the completions begin with an assistant turn, or with as much of it as they
+  begin with. "plain": prompt + completion + EOS, strings as they stand; a
+  prompt of messages becomes a dialogue in the form of HH-RLHF,
+  "\\n\\nHuman: ...\\n\\nAssistant: ...".
 
   A template that rewrites earlier turns gives conversations that do not begin
   with the prompt: `encode` deals with them.
@@ -151,6 +152,13 @@ def render_chat(record, tokenizer):
   # A generation prompt belongs to the prompt only if an assistant answers.
   answered = first_roles == {"assistant"}
   text = render(prompt, tokenizer, add_generation_prompt=answered)
+  shared = min(common_prefix(text, whole) for whole in texts)
+  if answered and shared < len(text):
+    # It may say more than a turn begins with: some models are made to think by
+    # "<think>" there. Then the prompt is what every turn does begin with.
+    before = render(prompt, tokenizer, add_generation_prompt=False)
+    if text.startswith(before) and shared > len(before):
+      text = text[:shared]
   return text, texts
 
 

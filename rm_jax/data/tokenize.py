@@ -219,15 +219,22 @@ def kept_prefix(
   a template writes it into the user turn, the opening of that turn stays too.
   """
   text = opening(record, tokenizer, template=template)
-  ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-  ends = [t for t, token in enumerate(ids) if token in end_ids(tokenizer)]
+  ids, offsets, _ = tokenize(text, tokenizer, plain=False)
   messages = prompt_messages(record.prompt)
-  if ends:
+  said = 0  # characters up to the end of the record's own system text
+  if messages and messages[0]["role"] == "system":
+    content = messages[0]["content"].strip()
+    at = text.rfind(content)
+    said = at + len(content) if at >= 0 else len(text)
+  # What ends the system turn lies behind its text: a BOS that is an EOS as well
+  # (OLMo 2) does not, nor does an end token that the text speaks of.
+  ends = np.flatnonzero(np.isin(ids, end_ids(tokenizer)) & (offsets >= said))
+  if len(ends):
     ids = ids[: ends[-1] + 1]
-  elif not messages or messages[0]["role"] != "system":
-    ids = []
+  elif not said:
+    ids = ids[:0]
   bos = int(encoded.tokens[0][0] == tokenizer.bos_token_id)
-  return max(common_prefix(ids, encoded.tokens[0].tolist()), bos)
+  return max(common_prefix(ids, encoded.tokens[0]), bos)
 
 
 def encode_to_fit(

@@ -1,12 +1,13 @@
 """The pictures: that they are written, and that they show what they say."""
 
+import itertools
 import math
 import struct
 
 import numpy as np
 import pytest
 
-from rm_jax import metrics
+from rm_jax import margins, metrics
 from rm_jax.evals import plots
 from rm_jax.types import UserError
 
@@ -227,6 +228,70 @@ class TestTexts:
     texts = drawn(monkeypatch)
     plots.score_histograms([3, 2, 1, 0], [0, 1, 1, 1], tmp_path / "a.png")
     assert "Score differences: 25.0% below 0, n = 4" in texts
+
+
+class TestMargins:
+  def figure(self, monkeypatch, path):
+    """What the command draws: per panel, text -> box, and all dots."""
+    panels: list[dict] = []
+    write = plots._write
+
+    def collect(figure, path):
+      figure.draw_without_rendering()
+      for axes in figure.axes:
+        boxes = {t.get_text(): t.get_window_extent() for t in axes.texts}
+        dots = {
+          (round(float(x), 6), round(float(y), 6))
+          for line in axes.lines
+          if line.get_marker() == "o"
+          for x, y in zip(*line.get_data(), strict=True)
+        }
+        panels.append({"boxes": boxes, "dots": dots, "axes": axes.bbox})
+      write(figure, path)
+
+    monkeypatch.setattr(plots, "_write", collect)
+    monkeypatch.setattr("sys.argv", ["plots", "margins", str(path)])
+    plots.main()
+    return panels
+
+  def test_every_margin_is_named_once_and_can_be_read(
+    self, tmp_path, monkeypatch
+  ):
+    # Catches a new margin that the picture leaves out, one in the wrong panel,
+    # and names that lie on each other or outside of the picture.
+    panels = self.figure(monkeypatch, tmp_path / "margins.png")
+    assert size(tmp_path / "margins.png") == (1000, 600)
+    for panel, needs in zip(
+      panels, (("chosen_rating", "rejected_rating"), ("strength",)), strict=True
+    ):
+      names = [text.partition(":")[0] for text in panel["boxes"]]
+      want = [name for name in margins.MARGINS if margins.NEEDS[name] == needs]
+      assert sorted(names) == sorted(want)
+      for text, box in panel["boxes"].items():
+        assert box.x0 >= 0 and box.x1 <= 1000 and box.y1 <= 600, text
+      for one, other in itertools.combinations(panel["boxes"], 2):
+        overlap = panel["boxes"][one].overlaps(panel["boxes"][other])
+        assert not overlap, (one, other)
+
+  def test_dots_lie_where_the_equations_say(self, tmp_path, monkeypatch):
+    # Catches sides that are swapped, pairs whose label the ratings contradict,
+    # and one line of ratings for a margin that depends on more than their
+    # difference (rating_relative: 1/9, 1/7, 1/5 and 1/3 at a difference of 1).
+    of_ratings, of_strength = (
+      panel["dots"] for panel in self.figure(monkeypatch, tmp_path / "m.png")
+    )
+    for x, y in (
+      (3, 3.0),
+      (3, math.log(4)),
+      (3, math.sqrt(3)),
+      (2, 4.0),
+      *((1, 1 / n) for n in (9, 7, 5, 3)),
+    ):
+      assert (x, round(y, 6)) in of_ratings
+    assert min(y for _, y in of_ratings) == 0
+    assert {x for x, _ in of_ratings} == {0, 1, 2, 3, 4}
+    for x, y in ((2, 2 / 3), (2, 2.0), (2, 4 / 3), (1, 0.0), (3, math.log(7))):
+      assert (x, round(y, 6)) in of_strength
 
 
 class TestErrors:
