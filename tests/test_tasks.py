@@ -17,9 +17,16 @@ import pytest
 import tiny_run
 
 from rm_jax.config import base, task, validate
-from rm_jax.losses import LOSSES
+from rm_jax.losses import KIND, LOSSES, PARAMETERS
 from rm_jax.models.sharding import make_mesh
-from rm_jax.objectives import LossSpec, check_fit, loss_sums, mean_loss
+from rm_jax.objectives import (
+  HEAD_OF,
+  SUMS,
+  LossSpec,
+  check_fit,
+  loss_sums,
+  mean_loss,
+)
 from rm_jax.objectives import weight_sums as sums_of_weights
 from rm_jax.reward_model import Outputs
 from rm_jax.train import loop
@@ -299,6 +306,21 @@ BAD = [
     ),
     "score_square is of one score per completion",
   ),
+  (
+    dict(loss__name="christiano_mixture", loss__noise=1.5),
+    r"noise in \[0, 1\), got 1\.5",
+  ),
+  (
+    dict(
+      loss__name="hl_gauss",
+      model__head="bins",
+      loss__low=0.0,
+      loss__high=1.0,
+      loss__bins=3,
+      loss__sigma=-1.0,
+    ),
+    "expected sigma > 0, got -1",
+  ),
   (dict(model__verdict="yes"), r"verdict='yes' and config\.model\.head="),
   (dict(loss__name="centering"), "of kind 'regularizer', which is added"),
 ]
@@ -442,3 +464,29 @@ def test_attributes_with_missing_ratings_are_measured_one_by_one(
   whole = metrics["squared_error"]["n"]
   each = [metrics[f"squared_error/{a}"]["n"] for a in ("helpful", "brief")]
   assert sum(each) == whole and each[0] > each[1] > 0
+
+
+@pytest.mark.parametrize("name", sorted(n for n in LOSSES if KIND[n] in SUMS))
+def test_every_loss_can_be_named_in_a_config(name):
+  # Wrong: a loss in the table that no config can train.
+  values = dict(
+    top=1,
+    smoothing=0.1,
+    noise=0.1,
+    temperature=0.5,
+    gap=1.0,
+    gamma=2.0,
+    low=0.0,
+    high=1.0,
+    bins=5,
+    sigma=0.2,
+  )
+  changes = {f"loss__{p}": values[p] for p in PARAMETERS[name]}
+  head = HEAD_OF.get(name, "scalar")
+  pooling = "step_ends" if KIND[name] == "process" else "last_token"
+  (got,) = read_tasks(
+    config_with(
+      loss__name=name, model__head=head, model__pooling=pooling, **changes
+    )
+  )
+  assert got.loss.name == name

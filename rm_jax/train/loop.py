@@ -46,15 +46,22 @@ LOWER_IS_BETTER = ("loss", "error", "brier")  # parts of metric names
 PREEMPTED = 75  # exit code: asked to stop, saved, run me again
 
 
-def train(config, workdir: pathlib.Path, *, command: str) -> int:
+def nothing() -> None:
+  """What is done after a checkpoint of a workdir that is where it stays."""
+
+
+def train(config, workdir: pathlib.Path, *, command: str, saved=nothing) -> int:
   """Trains one reward model into `workdir`; returns the exit code.
 
   Leaves run.json, trained_on.json, metrics.jsonl, tensorboard/, checkpoints/,
   best/, rejects.jsonl, scores.npz (of the evaluation set) and results.json.
   The same command again goes on from the last checkpoint, bit for bit.
+
+  Args:
+    saved: () -> None, called after every checkpoint.
   """
   try:
-    return _train(config, workdir, command)
+    return _train(config, workdir, command, saved)
   except OSError as error:
     if not is_disk_full(error):
       raise
@@ -64,7 +71,7 @@ def train(config, workdir: pathlib.Path, *, command: str) -> int:
     ) from error
 
 
-def _train(config, workdir, command):
+def _train(config, workdir, command, saved):
   started = time.perf_counter()
   validate(config)
   workdir.mkdir(parents=True, exist_ok=True)
@@ -208,6 +215,7 @@ def _train(config, workdir, command):
         log.sync()  # rows on disk before the checkpoint that implies them
         # Position before the next batch is taken: it must match the state.
         save(checkpoints, step, steps.host_state(state), loader.get_state())
+        saved()
       if stop and not last:
         log.say(f"asked to stop: saved step {step}; run again to go on")
         return PREEMPTED

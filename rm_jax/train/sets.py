@@ -4,6 +4,7 @@ import itertools
 import pathlib
 from typing import NamedTuple
 
+from rm_jax.data.cache import cache_key, source_digests, tokenize_cached
 from rm_jax.data.loader import Dataset, join, tokenize_records
 from rm_jax.data.plan import Part
 from rm_jax.data.rejects import Reject, check_share, write_rejects
@@ -147,11 +148,11 @@ def _side(config, tokenizer, task: Task, side: str, parts: list) -> Dataset:
   first = sum(part.count for part in parts)
   weights = [weight for _, weight in places if weight is not None]
   for place, weight in places:
-    records = _records(config, task, place, side)
+    records, left = _records(config, task, place, side), None
     if side == "test" and config.evals.max_groups:
-      left = config.evals.max_groups - sum(_size(d) for d in found)
-      records = itertools.islice(records, max(left, 0))
-    data = tokenize_records(records, tokenizer, task.reading, task.supervision)
+      left = max(config.evals.max_groups - sum(map(_size, found)), 0)
+      records = itertools.islice(records, left)
+    data = _tokenize(config, tokenizer, task, side, place, records, left)
     found.append(data)
     if side == "train" and weight is not None and data.groups:
       share = task.weight * weight / sum(weights)
@@ -161,6 +162,32 @@ def _side(config, tokenizer, task: Task, side: str, parts: list) -> Dataset:
   if side == "train" and not weights and len(whole.groups):
     parts.append(Part(first, len(whole.groups), task.weight))
   return whole
+
+
+def _tokenize(config, tokenizer, task, side, place, records, left) -> Dataset:
+  """The token groups of one place, in memory or in a cache of config.data."""
+  how = (tokenizer, task.reading, task.supervision)
+  if not config.data.cache:
+    return tokenize_records(records, *how)
+  d = config.data
+  key = cache_key(
+    tokenizer,
+    tokenizer.chat_template,
+    task.reading,
+    task.supervision,
+    source_digests(place),
+  )
+  # What decides which records of the place are on this side.
+  key["records"] = {
+    "kind": task.kind,
+    "side": side,
+    "split": None if task.eval_source else [d.split_by, d.eval_share],
+    "first": left,
+  }
+  name = f"{task.name or 'main'}-{side}"
+  if len(task.sources) > 1 and place != task.eval_source:
+    name += f"-{[own for own, _ in task.sources].index(place)}"
+  return tokenize_cached(f"{d.cache.rstrip('/')}/{name}", key, records, *how)
 
 
 def _size(data: Dataset) -> int:

@@ -7,9 +7,18 @@ backbone.
 
 from typing import NamedTuple
 
+import numpy as np
+
 from rm_jax.data.loader import Reading, Supervision
-from rm_jax.losses import ARGUMENTS, KIND, LEARNED, NEEDS, PARAMETERS
-from rm_jax.objectives import BINS, LossSpec, check_fit
+from rm_jax.losses import (
+  ARGUMENTS,
+  KIND,
+  LEARNED,
+  LOSSES,
+  NEEDS,
+  PARAMETERS,
+)
+from rm_jax.objectives import BINS, HEAD_OF, LossSpec, check_fit
 from rm_jax.reward_model import HeadSpec
 from rm_jax.types import UserError
 
@@ -186,7 +195,7 @@ def _loss(key, name, c) -> LossSpec:
       f"{key}.loss: low={c.low}, high={c.high}, bins={c.bins} give no centers: "
       "expected low < high and 2 bins or more."
     )
-  return LossSpec(
+  spec = LossSpec(
     c.name,
     c.language_coefficient,
     task=name,
@@ -196,6 +205,31 @@ def _loss(key, name, c) -> LossSpec:
     trace=c.trace,
     regularizers=tuple((r, c[r]) for r in REGULARIZERS if c[r]),
   )
+  _check_parameters(spec)
+  return spec
+
+
+def _check_parameters(spec: LossSpec) -> None:
+  """Calls the loss once, so that a parameter out of range shows at once."""
+  learnt = LEARNED.get(spec.name, {})
+  two = np.zeros(2, np.float32)
+  where = np.ones(2, bool)
+  further = {
+    "margin": (two,),
+    "preference": (two,),
+    "tied": (where,),
+    "ranks": (np.arange(2), where),
+    "labels": (two, where) if KIND[spec.name] == "listwise" else (two,),
+  }
+  arrays = [two, two] if KIND[spec.name] == "pairwise" else [two]
+  if spec.centers:
+    arrays = [np.zeros((2, spec.centers[2]), np.float32)]
+  elif spec.name in HEAD_OF:
+    arrays = [np.zeros((2, 3), np.float32)]
+  arrays += further.get((ARGUMENTS[spec.name] or ("",))[0], ())
+  if spec.centers:
+    arrays.append(np.linspace(*spec.centers))
+  LOSSES[spec.name](*arrays, **dict(spec.parameters), **learnt)
 
 
 def _head(key, c, loss: LossSpec) -> HeadSpec:

@@ -2,12 +2,16 @@
 
 import json
 
+import numpy as np
 import pytest
 import tiny_run
 
+from rm_jax.data import loader
+from rm_jax.data.plan import Part, sampler
+from rm_jax.data.split import prompt_key
 from rm_jax.train.sets import load_sets
 from rm_jax.train.tasks import read_tasks
-from rm_jax.types import UserError
+from rm_jax.types import Record, UserError
 from tests.data.fixtures import make_tokenizer
 
 
@@ -97,3 +101,70 @@ def test_a_side_without_records_is_refused(tmp_path):
   rows = [row | {"prompt": "Be kind . " * 40} for row in tiny_run.pairs(4)]
   with pytest.raises(UserError, match="longer than a row of 64.*rejects.jsonl"):
     load(tmp_path, rows, tiny_run.pairs(2, seed=1))
+
+
+def test_a_cache_is_used_again_and_refused_when_something_differs(
+  tmp_path, monkeypatch
+):
+  # Wrong: a second start that tokenises again, or that takes the tokens of
+  # another reading or of a file that has changed.
+  rows = tiny_run.pairs(12)
+  how = dict(data__cache=str(tmp_path / "cache"))
+  plain, _ = load(tmp_path, rows)
+  first, _ = load(tmp_path, rows, **how)
+
+  def refuse(*_, **__):
+    raise AssertionError("tokenised again")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(loader, "encode_to_fit", refuse)
+    second, _ = load(tmp_path, rows, **how)
+  for sets in (first, second):
+    for side in ("train", "test"):
+      ours, want = getattr(sets, side), getattr(plain, side)
+      assert ours.prompts == want.prompts
+      assert ours.demands == want.demands
+      for a, b in zip(ours.groups, want.groups, strict=True):
+        np.testing.assert_equal(a._asdict(), b._asdict())
+    assert sets.counts == plain.counts and sets.parts == plain.parts
+  with pytest.raises(UserError, match=r"reading\.row_len: stored 64, ours 32"):
+    load(tmp_path, rows, data__row_len=32, **how)
+  with pytest.raises(UserError, match=r"sha256: stored .*, ours .*remove"):
+    load(tmp_path, [*rows, *tiny_run.pairs(1, seed=9)], **how)
+
+
+def test_sources_are_drawn_by_their_weights(tmp_path):
+  # Three of four draws come from the smaller file.
+  a = tiny_run.write_rows(tmp_path / "a.jsonl", tiny_run.pairs(20))
+  b = tiny_run.write_rows(tmp_path / "b.jsonl", tiny_run.pairs(8, seed=1))
+  c = tiny_run.config(f"{a},{b}", "", data__weights=(1.0, 3.0))
+  sets = load_sets(c, make_tokenizer(), read_tasks(c), tmp_path)
+  sizes = [part.count for part in sets.parts]
+  assert sum(sizes) == len(sets.train.groups) and len(sizes) == 2
+  order = sampler(sets.parts, seed=0, shuffle=True)
+  drawn = [order[i] for i in range(400)]
+  assert sum(i >= sizes[0] for i in drawn) == 300
+  records = {g.record for g in sets.train.groups}
+  assert len(records) == len(sets.train.groups)  # numbered through
+  c = tiny_run.config(f"{a},{b}", "")
+  alike = load_sets(c, make_tokenizer(), read_tasks(c), tmp_path)
+  assert alike.parts == [Part(0, len(alike.train.groups), 1.0)]
+
+
+def test_a_split_by_annotator_shares_none(tmp_path):
+  rows = [
+    row | {"annotator": f"rater {n % 7}"}
+    for n, row in enumerate(tiny_run.pairs(40))
+  ]
+  sets, _ = load(tmp_path, rows, data__split_by="annotator")
+  where = {row["prompt"]: row["annotator"] for row in rows}
+  keys = {
+    prompt_key(Record("pair", prompt, ())): name
+    for prompt, name in where.items()
+  }
+  train, test = (
+    {keys[k] for k in side.prompts} for side in (sets.train, sets.test)
+  )
+  assert train and test and not train & test
+  with pytest.raises(UserError, match=r"train\.jsonl:1 names no annotator"):
+    load(tmp_path, tiny_run.pairs(4), data__split_by="annotator")

@@ -1,0 +1,118 @@
+"""A workdir behind a URL: a folder of this machine and its copy there.
+
+A run writes into a local folder; after every checkpoint what changed is copied
+to the URL. A checkpoint counts there once mirror.json, written last, names it,
+so a copy that broke off is never restored.
+"""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from rm_jax.places import cache_folder, local_path, reached, remote
+
+INDEX = "mirror.json"
+STEPS = "checkpoints"  # folder of a workdir, one folder a step
+
+
+class Mirror(NamedTuple):
+  """A workdir: where it is written and, behind a URL, where it is kept."""
+
+  folder: Path
+  url: str  # "": only the folder
+  sent: dict  # {name: (size, time)} of what lies behind the URL
+
+
+def open_mirror(workdir: str | Path) -> Mirror:
+  """The workdir's local folder, filled with what lies behind its URL.
+
+  Raises:
+    UserError: no driver for the URL, or it cannot be read.
+  """
+  local = local_path(workdir)
+  if local is not None:
+    return Mirror(local, "", {})
+  url = str(workdir).rstrip("/")
+  name = hashlib.sha256(url.encode()).hexdigest()[:16]
+  folder = cache_folder().parent / "workdirs" / name
+  # As it is there: a file that only this machine has was never vouched for.
+  shutil.rmtree(folder, ignore_errors=True)
+  folder.mkdir(parents=True)
+  mirror = Mirror(folder, url, {})
+  place = remote(url)
+  with reached(url):
+    place.fs.invalidate_cache()
+    if not place.fs.exists(_at(place, INDEX)):
+      return mirror
+    done = set(json.loads(place.fs.cat_file(_at(place, INDEX)))[STEPS])
+    root = place.path.rstrip("/") + "/"
+    for path in place.fs.find(place.path):
+      own = path.removeprefix(root)
+      if own == INDEX or (_step(own) and _step(own) not in done):
+        continue
+      target = folder / own
+      target.parent.mkdir(parents=True, exist_ok=True)
+      place.fs.get_file(path, str(target))
+      mirror.sent[own] = _stamp(target)
+  return mirror
+
+
+def is_mirrored(source: str | Path) -> bool:
+  """Whether a URL is that of a workdir."""
+  if local_path(source) is not None:
+    return False
+  place = remote(str(source))
+  with reached(str(source)):
+    return place.fs.exists(_at(place, INDEX))
+
+
+def push(mirror: Mirror) -> None:
+  """Copies what changed to the URL, if there is one.
+
+  New files before the small ones that name them, mirror.json last, and only
+  then is removed what the folder no longer has.
+
+  Raises:
+    UserError: the URL cannot be written.
+  """
+  if not mirror.url:
+    return
+  place = remote(mirror.url)
+  files = {
+    f.relative_to(mirror.folder).as_posix(): f
+    for f in mirror.folder.rglob("*")
+    if f.is_file()
+  }
+  steps = sorted({_step(name) for name in files} - {""})
+  # Depth first: best/ before best.json, which says what to read there.
+  order = sorted(files, key=lambda name: (-name.count("/"), name))
+  with reached(mirror.url):
+    for name in order:
+      stamp = _stamp(files[name])
+      if mirror.sent.get(name) != stamp:
+        path = _at(place, name)
+        place.fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        place.fs.put_file(str(files[name]), path)
+        mirror.sent[name] = stamp
+    index = json.dumps({STEPS: steps}).encode()
+    place.fs.pipe_file(_at(place, INDEX), index)
+    for name in sorted(mirror.sent.keys() - files.keys()):
+      place.fs.rm_file(_at(place, name))
+      del mirror.sent[name]
+
+
+def _at(place, name: str) -> str:
+  return f"{place.path.rstrip('/')}/{name}"
+
+
+def _step(name: str) -> str:
+  """The step of a file of a checkpoint, "" of any other file."""
+  parts = name.split("/")
+  return parts[1] if parts[0] == STEPS and len(parts) > 2 else ""
+
+
+def _stamp(path: Path) -> tuple:
+  found = path.stat()
+  return found.st_size, found.st_mtime_ns
