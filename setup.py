@@ -20,6 +20,7 @@ CORE = [
   "absl-py>=2.5.1",
   "array_record>=0.8.6",  # what tensorflow-datasets writes without TensorFlow
   "flax>=0.12.8",
+  "fsspec>=2026.9.0",  # places behind URLs; each scheme has its own driver
   "gguf>=0.19.0",
   "grain>=0.2.18",
   "jax>=0.10.2,<0.13",

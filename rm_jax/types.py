@@ -41,7 +41,7 @@ class Record(NamedTuple):
   margin: float | None = None  # of a pair: stated by the data, in score units
   labels: tuple | None = None  # K floats in [0, 1]: outcome
   step_ends: tuple | None = None  # K tuples: end of each step, in characters
-  step_labels: tuple | None = None  # K tuples of floats, aligned to step_ends
+  step_labels: tuple | None = None  # K tuples of floats, the same; NaN: none
   step_values: tuple | None = None  # K tuples of any floats, the same
   trunk: int = -1  # tree records: completion k is the trunk; -1: common prefix
   weight: float = 1.0

@@ -4,6 +4,8 @@ import json
 import math
 
 STEP_SEPARATOR = "\n"  # between the steps of one completion
+LARGEST = 3.4e38  # losses, labels and margins are float32, 1e39 is inf there
+MOST = 2**31 - 1  # ranks and indices are int32
 ROLES = {"human": "user", "gpt": "assistant", "prompter": "user"}
 
 
@@ -17,18 +19,68 @@ def is_number(value) -> bool:
 
 def need_number(value, name: str) -> float:
   if not is_number(value):
-    raise BadRow(f"{name} must be a number, got {json.dumps(value)[:40]}")
-  if not math.isfinite(value):
+    raise BadRow(f"{name} must be a number, got {shown(value)}")
+  if isinstance(value, float) and not math.isfinite(value):
     raise BadRow(f"{name} must be finite, got {value}")
+  if abs(value) > LARGEST:
+    raise BadRow(f"{name} must fit a float32, got {shown(value)}")
   return float(value)
+
+
+def shown(value) -> str:
+  """Returns the beginning of a value, for a message."""
+  if isinstance(value, float):
+    return str(value)  # JSON's NaN and Infinity are nobody's nan and inf
+  try:
+    return json.dumps(value)[:40]
+  except ValueError:  # an integer of thousands of digits
+    return type(value).__name__
 
 
 def need_label(value, name: str) -> float:
   """Returns a boolean as 0.0 or 1.0, a soft label as it is: never int()."""
   label = float(value) if isinstance(value, bool) else need_number(value, name)
   if not 0 <= label <= 1:
-    raise BadRow(f"{name} must be a boolean or in [0, 1], got {value}")
+    raise BadRow(f"{name} must be a boolean or in [0, 1], got {shown(value)}")
   return label
+
+
+def need_rating(value, name: str) -> float:
+  """Returns a number, NaN for null: nobody rated this."""
+  return math.nan if value is None else need_number(value, name)
+
+
+def need_strength(value, name: str) -> float | None:
+  """Returns how much better the chosen one is: 0 unsure ... 3 significantly."""
+  if value is None:
+    return None
+  strength = need_number(value, name)
+  if not 0 <= strength <= 3:
+    raise BadRow(f"{name} must be in [0, 3], got {shown(value)}")
+  return strength
+
+
+def need_integer(value, name: str) -> int:
+  # 2.0 as well: a list of an Arrow table has one type, often float.
+  if not is_number(value) or value != value or value % 1:
+    raise BadRow(f"{name} must be an integer, got {shown(value)}")
+  if abs(value) > MOST:
+    raise BadRow(f"{name} must be an integer of 32 bits, got {shown(value)}")
+  return int(value)
+
+
+def need_index(value, name: str, count: int) -> int:
+  """Returns an index from 0, as the row has it, that is below `count`."""
+  index = need_integer(value, name)
+  if not 0 <= index < count:
+    raise BadRow(f"{name} must be in 0 ... {count - 1}, got {index}")
+  return index
+
+
+def need_object(value, name: str) -> dict:
+  if not isinstance(value, dict):
+    raise BadRow(f"{name} must be an object, got {type(value).__name__}")
+  return value
 
 
 def need_list(value, name: str) -> list:
@@ -64,9 +116,9 @@ def need_messages(value, name: str) -> tuple:
 
 
 def need_prompt(value):
-  return (
-    value if isinstance(value, str) else need_messages(value, "field 'prompt'")
-  )
+  if isinstance(value, str):
+    return need_text(value, "field 'prompt'")
+  return need_messages(value, "field 'prompt'")
 
 
 def need_completion(value, name: str, prompt=""):
@@ -95,24 +147,55 @@ def need_completion(value, name: str, prompt=""):
   return value
 
 
-def need_completions(row, values: str) -> tuple:
-  """Returns (prompt, completions, values): K of both or a BadRow."""
+def need_group(row) -> tuple:
+  """Returns (prompt, completions) of a row that has both."""
   prompt = need_prompt(row["prompt"])
   completions = need_list(row["completions"], "field 'completions'")
-  given = need_list(row[values], f"field '{values}'")
-  if len(given) != len(completions):
-    raise BadRow(
-      f"field '{values}' has {len(given)} values for {len(completions)} "
-      "completions"
-    )
-  texts = tuple(
+  return prompt, tuple(
     need_completion(completion, f"completion {k}", prompt)
     for k, completion in enumerate(completions)
   )
-  return prompt, texts, given
 
 
-#
+def need_each(row, field: str, count: int) -> list:
+  """Returns the list of a field: one value for each of `count` completions."""
+  values = need_list(row[field], f"field '{field}'")
+  if len(values) != count:
+    raise BadRow(
+      f"field '{field}' has {len(values)} values for {count} completions"
+    )
+  return values
+
+
+def need_attributes(objects, names) -> tuple:
+  """Returns (attributes, attribute_ratings) of K objects {attribute: number}.
+
+  Attributes stand in the order of the first object; where the objects do not
+  name the same ones, all of them in sorted order. Null or absent is NaN: not
+  rated.
+
+  Args:
+    objects: K of them, {attribute: number or null}.
+    names: K texts for messages.
+
+  Raises:
+    BadRow: no object, not a number, nothing rated.
+  """
+  objects = [
+    need_object(o, name) for o, name in zip(objects, names, strict=True)
+  ]
+  attributes = tuple(objects[0])
+  if any(o.keys() != objects[0].keys() for o in objects):
+    attributes = tuple(sorted(set().union(*objects)))
+  ratings = tuple(
+    tuple(need_rating(o.get(a), f"{a!r} of {name}") for a in attributes)
+    for o, name in zip(objects, names, strict=True)
+  )
+  if all(math.isnan(rating) for row in ratings for rating in row):
+    raise BadRow(f"no attribute is rated in {' and '.join(names)}")
+  return attributes, ratings
+
+
 # One scale for all: a step label is the probability that the step is right.
 # Three-class labels -1, 0, 1 become 0, 1/2, 1, so that 0 always means wrong,
 # whoever wrote it; `supervise` turns them back for a three-class loss.
@@ -132,7 +215,7 @@ def join_steps(steps, name="completion") -> tuple:
 def three_class(rating) -> float:
   """Returns the label of a rating -1 (wrong), 0 (neutral) or 1 (right)."""
   if isinstance(rating, bool) or rating not in (-1, 0, 1):
-    raise BadRow(f"a step rating must be -1, 0 or 1, got {rating!r}")
+    raise BadRow(f"a step rating must be -1, 0 or 1, got {shown(rating)}")
   return (rating + 1) / 2
 
 

@@ -1,23 +1,24 @@
-"""The general formats, row by row: pairs, rankings, ratings, labels, steps."""
+"""Rankings, ratings, comparisons, outcomes and unlabelled rows of our own.
 
-import json
+Pairs are in `pairs`, reasoning steps in `steps`.
+"""
 
 from rm_jax.data.fields import (
   BadRow,
-  is_number,
-  join_steps,
+  need_attributes,
   need_completion,
-  need_completions,
+  need_each,
+  need_group,
+  need_index,
+  need_integer,
   need_label,
   need_list,
   need_messages,
   need_number,
   need_prompt,
-  need_text,
-  step_labels,
+  need_strength,
 )
-from rm_jax.data.templates import common_prefix, parse_dialogue
-from rm_jax.types import Record
+from rm_jax.types import Comparison, Record
 
 # How two formats of several spellings look, for people.
 OUTCOME = (
@@ -27,106 +28,79 @@ OUTCOME = (
 UNLABELLED = "{prompt, completions} or {prompt, completion} (to be scored)"
 
 
-def read_pair(row) -> Record:
-  chosen, rejected = row["chosen"], row["rejected"]
-  if chosen == rejected:
-    raise BadRow("chosen and rejected are identical")
-  if "prompt" in row:
-    prompt = need_prompt(row["prompt"])
-  elif "conversations" in row:
-    prompt = need_messages(row["conversations"], "field 'conversations'")
-  else:
-    prompt, chosen, rejected = split_prompt(chosen, rejected)
-  completions = (
-    need_completion(chosen, "the chosen completion", prompt),
-    need_completion(rejected, "the rejected completion", prompt),
-  )
-  if completions[0] == completions[1]:
-    raise BadRow("chosen and rejected are identical")
-  strength = row.get("strength")
-  if strength is not None:
-    strength = need_number(strength, "field 'strength'")
-  return Record(
-    "pair",
-    prompt,
-    completions,
-    ranks=(0, 1),
-    ratings=pair_ratings(row),
-    strength=strength,
-  )
-
-
-def pair_ratings(row) -> tuple | None:
-  """Returns (chosen, rejected) ratings, or None if the row has none."""
-  metadata = row.get("metadata")
-  scores = metadata if isinstance(metadata, dict) else {}
-  chosen = row.get("chosen_rating", scores.get("score_chosen"))
-  rejected = row.get("rejected_rating", scores.get("score_rejected"))
-  if chosen is None and rejected is None:
-    return None
-  return (
-    need_number(chosen, "the rating of the chosen completion"),
-    need_number(rejected, "the rating of the rejected completion"),
-  )
-
-
-def split_prompt(chosen, rejected):
-  """Returns (prompt, chosen, rejected) of a pair with an implicit prompt.
-
-  Messages: the prompt is the longest common message prefix that leaves both a
-  message. HH-RLHF dialogues: all turns but the last, which must be equal and
-  followed by an Assistant turn on both sides. Other strings: the longest common
-  prefix that ends in white space and leaves both some text, as plain text.
-  """
-  if isinstance(chosen, list) and isinstance(rejected, list):
-    chosen = need_messages(chosen, "field 'chosen'")
-    rejected = need_messages(rejected, "field 'rejected'")
-    shared = common_prefix(chosen[:-1], rejected[:-1])
-    prompt = chosen[:shared]
-    return prompt, list(chosen[shared:]), list(rejected[shared:])
-  chosen = need_text(chosen, "field 'chosen'")
-  rejected = need_text(rejected, "field 'rejected'")
-  turns, other = parse_dialogue(chosen), parse_dialogue(rejected)
-  if turns and other:
-    for name, dialogue in (("chosen", turns), ("rejected", other)):
-      if dialogue[-1]["role"] != "assistant":
-        raise BadRow(f"the {name} dialogue does not end with an Assistant turn")
-    if turns[:-1] != other[:-1]:
-      raise BadRow(
-        "earlier turns of chosen and rejected differ: they answer different "
-        "dialogues"
-      )
-    return turns[:-1], turns[-1]["content"], other[-1]["content"]
-  shared = common_prefix(chosen, rejected)
-  while shared and not (
-    chosen[shared - 1].isspace()
-    and chosen[shared:].strip()
-    and rejected[shared:].strip()
-  ):
-    shared -= 1
-  return chosen[:shared], chosen[shared:], rejected[shared:]
-
-
 def read_ranking(row) -> Record:
-  prompt, completions, ranks = need_completions(row, "ranks")
-  for k, rank in enumerate(ranks):
-    if not is_number(rank) or not float(rank).is_integer():
-      raise BadRow(f"rank {k} must be an integer, got {json.dumps(rank)[:40]}")
-  record = Record("ranking", prompt, completions, tuple(map(int, ranks)))
-  if "ratings" not in row:
+  prompt, completions = need_group(row)
+  ranks = tuple(
+    need_integer(rank, f"rank {k}")
+    for k, rank in enumerate(need_each(row, "ranks", len(completions)))
+  )
+  record = Record("ranking", prompt, completions, ranks)
+  if row.get("ratings") is None:
     return record
-  return record._replace(ratings=read_ratings(row).ratings)
+  rated = read_ratings(row)
+  return record._replace(
+    ratings=rated.ratings,
+    attributes=rated.attributes,
+    attribute_ratings=rated.attribute_ratings,
+  )
 
 
 def read_ratings(row) -> Record:
-  prompt, completions, ratings = need_completions(row, "ratings")
-  ratings = tuple(need_number(r, f"rating {k}") for k, r in enumerate(ratings))
-  return Record("ratings", prompt, completions, ratings=ratings)
+  """Returns the ratings of K completions: a number each, or one by attribute.
+
+  The order of the attributes, and what is not rated: see `need_attributes`.
+  """
+  prompt, completions = need_group(row)
+  ratings = need_each(row, "ratings", len(completions))
+  names = [f"rating {k}" for k in range(len(ratings))]
+  record = Record("ratings", prompt, completions)
+  if any(isinstance(rating, dict) for rating in ratings):
+    attributes, values = need_attributes(ratings, names)
+    return record._replace(attributes=attributes, attribute_ratings=values)
+  numbers = tuple(map(need_number, ratings, names))
+  return record._replace(ratings=numbers)
+
+
+def read_comparisons(row) -> Record:
+  """Returns the comparisons in the order of the row; cycles are kept.
+
+  An entry is [i, j, outcome] or [i, j, outcome, strength], i and j from 0. The
+  outcome is the share of votes for i: 1 i is better, 0 j is better, 1/2 a tie.
+  The same two may be compared again: another vote, hence another entry.
+  """
+  prompt, completions = need_group(row)
+  entries = need_list(row["comparisons"], "field 'comparisons'")
+  found = []
+  for n, entry in enumerate(entries):
+    name = f"comparison {n}"
+    entry = need_list(entry, name)
+    if len(entry) not in (3, 4):
+      raise BadRow(
+        f"{name} must be [i, j, outcome] or [i, j, outcome, strength], got "
+        f"{len(entry)} values"
+      )
+    i, j = (
+      need_index(k, f"an index of {name}", len(completions)) for k in entry[:2]
+    )
+    if i == j:
+      raise BadRow(f"{name} is of completion {i} with itself")
+    outcome = need_label(entry[2], f"the outcome of {name}")
+    strength = need_strength([*entry, None][3], f"the strength of {name}")
+    found.append(compared(i, j, outcome, strength))
+  return Record("comparisons", prompt, completions, comparisons=tuple(found))
+
+
+def compared(i, j, outcome, strength=None) -> Comparison:
+  """Returns the comparison with the side first that `outcome` is for."""
+  if outcome < 0.5:
+    return Comparison(j, i, 1 - outcome, strength)
+  return Comparison(i, j, outcome, strength)
 
 
 def read_outcome(row) -> Record:
   if "completions" in row and "labels" in row:
-    prompt, completions, labels = need_completions(row, "labels")
+    prompt, completions = need_group(row)
+    labels = need_each(row, "labels", len(completions))
   else:
     if "messages" in row:  # feedback on the last turn of a conversation
       messages = need_messages(row["messages"], "field 'messages'")
@@ -153,34 +127,3 @@ def read_unlabelled(row) -> Record:
     for k, text in enumerate(completions)
   )
   return Record("unlabelled", prompt, texts)
-
-
-def read_steps(row) -> Record:
-  """TRL's stepwise format, or K of it: lists of steps, lists of labels."""
-  prompt = need_prompt(row["prompt"])
-  completions = need_list(row["completions"], "field 'completions'")
-  labels = need_list(row["labels"], "field 'labels'")
-  if not isinstance(completions[0], list):
-    completions, labels = [completions], [labels]
-  if len(completions) != len(labels):
-    raise BadRow(
-      f"field 'labels' has {len(labels)} lists for {len(completions)} "
-      "completions"
-    )
-  texts, ends, values = [], [], []
-  for k, (steps, marks) in enumerate(zip(completions, labels, strict=True)):
-    name = f"completion {k}"
-    steps, marks = need_list(steps, name), need_list(marks, f"labels {k}")
-    if len(steps) != len(marks):
-      raise BadRow(f"{name} has {len(steps)} steps but {len(marks)} labels")
-    text, end = join_steps(steps, name)
-    texts.append(text)
-    ends.append(end)
-    values.append(step_labels(marks, name))
-  return Record(
-    "steps",
-    prompt,
-    tuple(texts),
-    step_ends=tuple(ends),
-    step_labels=tuple(values),
-  )

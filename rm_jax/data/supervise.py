@@ -188,7 +188,7 @@ def write_slots(score, spoken, labels, outputs, *, mean: bool) -> Slots:
     score: int32 [n], tokens where the head reads.
     spoken: int32, tokens to be predicted.
     labels: float32, one for all scored tokens, one for each, or one for each
-      output; empty: none.
+      output; NaN or empty: none.
     outputs: int32 [A], outputs of the head that have a label.
     mean: only the last scored token has a weight.
   """
@@ -210,8 +210,11 @@ def write_slots(score, spoken, labels, outputs, *, mean: bool) -> Slots:
   if len(outputs):
     slots.outputs[at] = outputs
   if len(labels):
-    slots.labels[at] = labels if count > 1 else labels[:, None]
-    slots.where[at[-1:] if mean else at] = True
+    known = np.isfinite(labels)
+    slots.labels[at] = np.where(known, labels, 0.0).reshape(-1, count)
+    slots.where[at] = known.reshape(-1, count)
+    if mean:
+      slots.where[at[:-1]] = False
   return slots
 
 
@@ -318,7 +321,8 @@ def find_labels(record, encoded, *, loss: str, kind: str, pooling: str):
     check_steps(record, encoded, labels, "labels")
     if loss == "step_cross_entropy":
       labels = [2 * label - 1 for label in labels]
-      if any((label != np.round(label)).any() for label in labels):
+      known = [label[np.isfinite(label)] for label in labels]
+      if any((label != np.round(label)).any() for label in known):
         raise record_error(
           record,
           f"loss {loss!r} needs step labels 0, 0.5 or 1 (wrong, neutral, "

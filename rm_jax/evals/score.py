@@ -17,17 +17,16 @@ import numpy as np
 from tqdm import tqdm
 
 from rm_jax.data.fields import BadRow
+from rm_jax.data.pairs import find_preference
+from rm_jax.data.recognise import check_kind, matches, row_items
 from rm_jax.data.rejects import Reject
-from rm_jax.data.sources import (
-  check_kind,
-  find_files,
-  read_rows,
-  row_items,
-)
+from rm_jax.data.sources import find_files, read_rows
 from rm_jax.inference import RewardModel
 from rm_jax.train.checkpoint import write_json
 from rm_jax.types import UserError
 
+MANY = ("oasst", "mr_ben")  # formats whose rows hold any number of groups
+TREES = ("prm800k", "math_aps", "math_aps_tree")
 CHUNK_ROWS = 64  # scored together, and lost to a kill
 BLOCK = 1 << 20  # bytes hashed at a time
 
@@ -50,9 +49,9 @@ def score_file(
       pair                         chosen_score, rejected_score
       one completion               score
       several completions          scores: a list as long as the completions
-      a tree of ranked replies     scores: such a list per group of replies,
-                                   depth first; null for a group that cannot be
-                                   scored, and `unscored` says why
+      a row of several groups      scores, step_scores: one such list per group
+      (OpenAssistant, MR-Ben)      in the order they are read; null for a group
+                                   that cannot be scored, `unscored` says why
       reasoning steps              step_scores: a list as long as the labels; a
                                    list of such lists where the row has several
                                    completions (PRM800K: the path, then every
@@ -297,52 +296,73 @@ def _finite(scores):
   return scores if np.isfinite(values).all() else "the score is not finite"
 
 
-def _is_tree(row) -> bool:
-  """Whether a row gives any number of records; see FORMATS of sources.py."""
-  return "message_tree_id" in row and isinstance(row["prompt"], dict)
+def _is_of(row, names) -> bool:
+  """Whether a row is in one of these formats; see FORMATS of catalogue.py."""
+  return matches(row)[:1] in [[name] for name in names]
 
 
 def _keys(row, record) -> tuple:
   """Names of what a row gains."""
-  if _is_tree(row):
-    return ("scores", "unscored")
-  if record.kind == "steps":
+  steps = record.step_ends is not None
+  if _is_of(row, MANY):
+    return ("step_scores" if steps else "scores", "unscored")
+  if steps:
     return ("step_scores",)
-  if record.kind == "pair":
-    return ("chosen_score", "rejected_score")
+  if record.kind == "pair" or {"chosen", "rejected"} <= row.keys():
+    sides = ("chosen_score", "rejected_score")
+    # The votes are against what the row calls chosen: the record turned it.
+    turned = "chosen" in row and record.kind == "pair" and _is_turned(row)
+    return sides[::-1] if turned else sides
   one = "completions" not in row and {"completion", "messages"} & row.keys()
   return ("score",) if one else ("scores",)
 
 
+def _is_turned(row) -> bool:
+  preference = find_preference(row)
+  return preference is not None and preference < 0.5
+
+
 def _new_keys(row, records, results) -> dict:
   """What a row gains; see `score_file`."""
-  if _is_tree(row):
+  if _is_of(row, MANY):
+    name = next(
+      _keys(row, record)[0]
+      for record, r in zip(records, results, strict=True)
+      if not isinstance(r, str)
+    )
     lists = [
-      None if isinstance(r, str) else r.completions.tolist() for r in results
+      None if isinstance(r, str) else _numbers(record, r)
+      for record, r in zip(records, results, strict=True)
     ]
     reasons = [
       f"group {i}: {r}" for i, r in enumerate(results) if isinstance(r, str)
     ]
-    return {"scores": lists} | ({"unscored": reasons} if reasons else {})
+    return {name: lists} | ({"unscored": reasons} if reasons else {})
   (record,), (result,) = records, results
-  keys, scores = _keys(row, record), result.completions.tolist()
+  keys, scores = _keys(row, record), _numbers(record, result)
   if keys == ("step_scores",):
-    # No step labelled: the one slot there is the end of the completion.
-    steps = [
-      slots.tolist() if len(ends) else []
-      for slots, ends in zip(result.slots, record.step_ends, strict=True)
-    ]
-    return {"step_scores": steps if _has_lists(row) else steps[0]}
+    return {"step_scores": scores if _has_lists(row) else scores[0]}
   if keys == ("scores",):
     return {"scores": scores}
   return dict(zip(keys, scores, strict=True))
+
+
+def _numbers(record, result) -> list:
+  """K scores of a record, or K lists of a score per step."""
+  if record.step_ends is None:
+    return result.completions.tolist()
+  # No step: the one slot there is the end of the completion.
+  return [
+    slots.tolist() if len(ends) else []
+    for slots, ends in zip(result.slots, record.step_ends, strict=True)
+  ]
 
 
 def _has_lists(row) -> bool:
   """Whether a row of steps has several completions."""
   if "completions" in row:
     return isinstance(row["completions"][0], list)
-  return isinstance(row.get("label"), dict)  # PRM800K: a path and alternatives
+  return _is_of(row, TREES)  # a path and alternatives
 
 
 def _line(row: dict) -> bytes:

@@ -153,8 +153,8 @@ def test_alternatives_of_a_step_tree(tmp_path, loaded, model):
   same(got["step_scores"][1], fork[1:])
 
 
-def test_a_path_without_a_rating_has_no_step_scores(tmp_path, loaded):
-  # Catches the end of the completion given as the score of a step.
+def test_a_step_without_a_rating_has_a_score(tmp_path, loaded, model):
+  # Catches steps that are left out because nobody labelled them.
   text, (end,) = join_steps((FOUR,))
   assert end == len(text)
   steps = [
@@ -162,7 +162,47 @@ def test_a_path_without_a_rating_has_no_step_scores(tmp_path, loaded):
   ]
   row = dict(question=dict(problem=PROMPT), label=dict(steps=steps))
   _, (got,), _ = run(tmp_path, [row])
-  assert got["step_scores"] == [[]]
+  ((score,),) = got["step_scores"]
+  same([score], model.score_steps(PROMPT, [FOUR]))
+
+
+def test_every_step_has_a_score_also_after_the_first_error(
+  tmp_path, loaded, model
+):
+  row = dict(problem=PROMPT, steps=STEPS, label=0, final_answer_correct=False)
+  _, (got,), _ = run(tmp_path, [row])
+  same(got["step_scores"], model.score_steps(PROMPT, STEPS))
+
+
+def test_a_row_of_several_questions_has_a_list_for_each(tmp_path, loaded):
+  # MR-Ben: one JSON object holds a file. Wrong: one record per row assumed.
+  def solution(steps, error):
+    return {
+      "Question": PROMPT,
+      "Options": "",
+      "Model_Solution_Steps": [
+        f"Step {n}: {s}" for n, s in enumerate(steps, 1)
+      ],
+      "Model_Solution_Correctness": "correct" if error == "N/A" else "wrong",
+      "Model_Solution_First_Error_Step": error,
+    }
+
+  row = {"a": [solution(STEPS, "N/A")], "b": [solution(STEPS[:1], "N/A")]}
+  _, (got,), _ = run(tmp_path, [row])
+  assert [[len(s) for s in group] for group in got["step_scores"]] == [
+    [len(STEPS)],
+    [1],
+  ]
+
+
+def test_scores_stay_with_the_sides_of_the_row(tmp_path, loaded):
+  # A vote against the chosen one turns the record, not the row's names.
+  row = dict(prompt=PROMPT, chosen=FOUR, rejected="Yes .")
+  rows = [row, row | {"preference": 0.2}, row | {"tie": True}]
+  _, got, _ = run(tmp_path, rows)
+  for other in got[1:]:
+    for key in ("chosen_score", "rejected_score"):
+      same([other[key]], [got[0][key]])
 
 
 def reply(text, rank=None, *replies, role="assistant"):
