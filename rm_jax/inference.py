@@ -12,8 +12,15 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from rm_jax.data.fields import BadRow, join_steps, need_messages
-from rm_jax.data.loader import Dataset, Reading, policy, tokenize_records
+from rm_jax.data.loader import (
+  Dataset,
+  Reading,
+  policy,
+  tokenize_records,
+  with_demands,
+)
 from rm_jax.data.plan import make_eval_plan
+from rm_jax.data.supervise import every_output
 from rm_jax.data.tokenizers import (
   check_fingerprint,
   check_vocab_size,
@@ -141,6 +148,30 @@ class RewardModel:
       step_ends=(ends,),
     )
     return self._score([record], "step_ends")[0].slots[0]
+
+  def score_attributes(self, prompt, completions) -> np.ndarray:
+    """What is predicted of each attribute, float32 [K, A].
+
+    In the order of the run's config.model.attributes; `score` is their
+    weighted sum.
+
+    Raises:
+      UserError: the model has no head of attributes; one is too long for a row.
+    """
+    if self.spec.head.kind != "attributes":
+      raise UserError(
+        f"this model has a head of kind {self.spec.head.kind!r}, attributes "
+        "are those of a run with config.model.head='attributes': call score()."
+      )
+    count = self.spec.head.outputs
+    record = _record(dict(prompt=prompt, completions=completions))
+    data = tokenize_records([record], self.tokenizer, self.reading, None)
+    if not data.groups:
+      self._score([record], self.reading.pooling)  # says why
+    groups = [every_output(group, count) for group in data.groups]
+    data = with_demands(groups, self.reading, [], {}, data.prompts)
+    scored = self.score_tokenized(data, pooling=self.reading.pooling)
+    return np.stack([slots[-count:] for slots in scored.slots[0]])
 
   def reward(self, prompt, completions) -> np.ndarray:
     """(score - mean) / std of the model's normaliser, float32 [K].

@@ -3,6 +3,7 @@
 No jax is imported before a verb runs, so help and mistakes answer at once.
 """
 
+import functools
 import pathlib
 import re
 import shlex
@@ -39,7 +40,9 @@ def _train_flags():
   config_flags.DEFINE_config_file(
     "config", None, "The run: a config file; FILE:ARG passes it an argument."
   )
-  flags.DEFINE_string("workdir", None, "Folder of the run; made if missing.")
+  flags.DEFINE_string(
+    "workdir", None, "Folder or URL (gs://...) of the run; made if missing."
+  )
 
 
 def _train(command: str) -> int:
@@ -47,11 +50,14 @@ def _train(command: str) -> int:
   _start_jax()
   from rm_jax.evals.report import write_pictures
   from rm_jax.train.loop import train
+  from rm_jax.train.mirror import open_mirror, push
 
-  workdir = pathlib.Path(FLAGS.workdir)
-  code = train(FLAGS.config, workdir, command=command)
+  mirror = open_mirror(FLAGS.workdir)
+  saved = functools.partial(push, mirror)
+  code = train(FLAGS.config, mirror.folder, command=command, saved=saved)
   if code == 0:
-    print(write_pictures(workdir))
+    print(write_pictures(mirror.folder))
+  saved()
   return code
 
 
@@ -135,6 +141,63 @@ def _score(command: str) -> int:
   return 0
 
 
+def _doctor_flags():
+  flags.DEFINE_string("data", None, "File or folder of records, or a data set.")
+  flags.DEFINE_string(
+    "against", "", "Another data set: are its prompts and completions here too?"
+  )
+  flags.DEFINE_string(
+    "model",
+    "",
+    "Where a tokenizer is (smollm2, a GGUF file, a folder): adds what only "
+    "tokens show. Without it: text checks only.",
+  )
+  flags.DEFINE_integer("row_len", 1024, "Tokens of a row.", 1)
+  flags.DEFINE_string("kind", "auto", "Record format, as of rm-jax score.")
+  flags.DEFINE_enum(
+    "template", "auto", ["auto", "chat", "plain"], "How text is rendered."
+  )
+  flags.DEFINE_enum(
+    "read_at",
+    "end_of_turn",
+    ["end_of_turn", "last_token"],
+    "Which token carries the score.",
+  )
+  flags.DEFINE_string(
+    "loss", "", "What would this loss reject? Default: the one suggested."
+  )
+  flags.DEFINE_string(
+    "out", "", "A folder for doctor.html, doctor.json and rejects.jsonl."
+  )
+  flags.DEFINE_integer(
+    "max_records", 0, "Look at the first so many rows; 0: all.", 0
+  )
+
+
+def _doctor(command: str) -> int:
+  _need("data")
+  if FLAGS.model:
+    _start_jax()
+  from rm_jax.evals.doctor import diagnose
+
+  print(
+    diagnose(
+      FLAGS.data,
+      against=FLAGS.against,
+      model=FLAGS.model,
+      row_len=FLAGS.row_len,
+      kind=FLAGS.kind,
+      template=FLAGS.template,
+      read_at=FLAGS.read_at,
+      loss=FLAGS.loss,
+      out=FLAGS.out,
+      max_records=FLAGS.max_records,
+      command=command,
+    )
+  )
+  return 0
+
+
 VERBS = {
   "train": Verb(
     "one run into --workdir: checkpoints, metrics, results, pictures",
@@ -176,6 +239,20 @@ command goes on where it was; OUTPUT.progress.json keeps the place.
   rm-jax score --model=runs/hh --input=in.jsonl --output=scored.jsonl""",
     _score_flags,
     _score,
+  ),
+  "doctor": Verb(
+    "a data set -> what is wrong with it, before step 0",
+    """Reads a data set and says what is wrong with it: rows that are no record,
+duplicates, contradictions, cycles, ties, length and position bias, broken
+characters, prompts shared with another data set. With a tokenizer also what
+its template does, what a row of tokens cannot hold and what the loss would
+reject. Ends with a config that fits. Nothing is changed.
+
+  rm-jax doctor --data=pairs.jsonl
+  rm-jax doctor --data=train.jsonl --against=test.jsonl --model=smollm2 \\
+      --out=reports/train""",
+    _doctor_flags,
+    _doctor,
   ),
 }
 

@@ -10,8 +10,14 @@ import sys
 
 import pytest
 
+from rm_jax.config import validate
+from rm_jax.data.catalogue import format_table
 from rm_jax.evals.seeds import table
+from rm_jax.losses import KIND, LOSSES
 from rm_jax.main import VERBS
+from rm_jax.margins import MARGINS
+from rm_jax.objectives import SUMS
+from rm_jax.train.tasks import read_tasks
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -36,8 +42,29 @@ def test_tables_are_printed_from_their_results():
 WRITE = "python tests/test_readme.py"
 
 
+def test_the_page_about_data_lists_every_format():
+  text = (ROOT / "docs/data.md").read_text()
+  found = re.search(r"<!-- formats -->\n(.*?)\n<!-- end -->", text, re.DOTALL)
+  assert found[1] == format_table(), "run: python -m rm_jax.data.catalogue"
+
+
+def test_the_config_of_the_page_about_data_is_one(tmp_path):
+  text = (ROOT / "docs/data.md").read_text()
+  names = {}
+  exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], names)
+  c = names["get_config"]()
+  validate(c)
+  assert [t.name for t in read_tasks(c)] == ["", "safety"]
+
+
+def test_numbers_of_losses_and_margins():
+  losses = sum(KIND[n] in SUMS for n in LOSSES)
+  assert f"`config.loss.name` is one of {losses}:" in README
+  assert "one of fifteen:" in README and len(MARGINS) == 15
+
+
 def test_pictures_and_links_exist():
-  links = re.findall(r"\]\(([^)#]+)\)", README)
+  links = re.findall(r"\]\(([^)#]+)[^)]*\)", README)
   assert links
   missing = [x for x in links if not (ROOT / x).exists()]
   assert not missing
@@ -50,7 +77,12 @@ def test_make_targets_exist(command):
 
 
 # What a command ends with where its files are missing: it was understood.
-MISSING = {"train": "pairs.jsonl", "eval": "test", "score": "to_score"}
+MISSING = {
+  "train": "pairs.jsonl",
+  "doctor": "pairs.jsonl",
+  "eval": "test",
+  "score": "to_score",
+}
 
 
 @pytest.mark.parametrize("command", RM_JAX)

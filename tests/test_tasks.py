@@ -5,6 +5,7 @@ a mean over all groups instead of the task's own, value targets that cross from
 one completion into the next, a regularizer that reads unused slots.
 """
 
+import dataclasses
 import functools
 import json
 import math
@@ -17,6 +18,7 @@ import pytest
 import tiny_run
 
 from rm_jax.config import base, task, validate
+from rm_jax.inference import RewardModel
 from rm_jax.losses import KIND, LOSSES, PARAMETERS
 from rm_jax.models.sharding import make_mesh
 from rm_jax.objectives import (
@@ -464,6 +466,21 @@ def test_attributes_with_missing_ratings_are_measured_one_by_one(
   whole = metrics["squared_error"]["n"]
   each = [metrics[f"squared_error/{a}"]["n"] for a in ("helpful", "brief")]
   assert sum(each) == whole and each[0] > each[1] > 0
+
+  # A completion's score is the mean of its attributes, of each its own output.
+  model = RewardModel.load(tmp_path / "run")
+  ask = ("Who wrote this ?", ["A poet .", "Nobody .", "Be kind . A poet ."])
+  rated = model.score_attributes(*ask)
+  assert rated.shape == (3, 2) and np.abs(rated[:, 0] - rated[:, 1]).min() > 0
+  np.testing.assert_allclose(rated.mean(axis=1), model.score(*ask), rtol=1e-5)
+  plain = dataclasses.replace(
+    model,
+    spec=dataclasses.replace(
+      model.spec, head=dataclasses.replace(model.spec.head, kind="scalar")
+    ),
+  )
+  with pytest.raises(UserError, match="a head of kind 'scalar', attributes"):
+    plain.score_attributes(*ask)
 
 
 @pytest.mark.parametrize("name", sorted(n for n in LOSSES if KIND[n] in SUMS))

@@ -298,3 +298,16 @@ UNUSABLE = {
     "statistics of a judge (LLMBar), but no texts: read its dataset.json"
   ),
 }
+
+
+def format_table() -> str:
+  """Markdown with one row per format: its name for kind=, and its fields."""
+  lines = ["| kind | fields |", "|---|---|"]
+  for name, known in FORMATS.items():
+    shape = known.shape.replace("|", "\\|")
+    lines.append(f"| `{name}` | {shape} |")
+  return "\n".join(lines)
+
+
+if __name__ == "__main__":
+  print(format_table())

@@ -167,6 +167,22 @@ def supervise_for_scoring(
   )
 
 
+def every_output(group: TokenizedGroup, count: int) -> TokenizedGroup:
+  """Returns a group to be scored whose slots read all outputs, in order."""
+
+  def repeat(arrays):
+    return tuple(np.repeat(a, count) for a in arrays)
+
+  return group._replace(
+    slots=repeat(group.slots),
+    outputs=tuple(np.tile(np.arange(count), len(s)) for s in group.slots),
+    labels=repeat(group.labels),
+    weights=repeat(group.weights),
+    language_weights=repeat(group.language_weights),
+    reads=tuple((read + 1) * count - 1 for read in group.reads),
+  )
+
+
 class Slots(NamedTuple):
   """The slots of one completion, [S_k] each."""
 
