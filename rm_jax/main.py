@@ -374,6 +374,8 @@ def _parse(argv: list[str]) -> None:
       FLAGS.config.to_dict()  # a config file that is missing shows only now
   except UserError as error:
     _fail(str(error))
+  except SystemExit as error:
+    _fail(f"the config file exits ({error.code!r}): let it return a config.")
   except Exception as error:
     # A config file is a program: any exception may come out of it.
     _fail(_explain(error, argv))
@@ -397,16 +399,35 @@ def _explain(error, argv: list[str]) -> str:
   text = f"{type(error).__name__}: {' '.join(lines)}"
   if own:
     return f"{own[-1].filename}:{own[-1].lineno}: {text}"
-  if isinstance(error, AttributeError | KeyError):
-    key = re.search(r"\w+", str(error))[0]
-    asked = [a for a in argv if a.split("=")[0].endswith(f".{key}")]
+  asked = _unknown_key(argv)
+  if asked:
     near = re.search(r'Did you mean "(\w+)"', str(error))
     hint = f" Nearest there: {near[1]}." if near else ""
     return (
-      f"unknown config key in {asked[0] if asked else key}.{hint} "
-      f"{PROGRAM} train --help lists the keys."
+      f"unknown config key in {asked}.{hint} {PROGRAM} train --help lists the "
+      "keys."
     )
-  return text
+  files = [a.partition("=")[2] for a in argv if a.startswith("--config=")]
+  return f"{files[0]}: {text}" if files else text
+
+
+def _unknown_key(argv: list[str]) -> str:
+  """The first --config.key=value whose key no config has; "" if there is none.
+
+  Keys of a task are whatever the config file calls it.
+  """
+  from rm_jax.config import base
+
+  for argument in argv:
+    found = re.match(r"--?config\.([^=]+)", argument)
+    if not found or found[1].startswith("tasks."):
+      continue
+    value = base()
+    for part in re.sub(r"\['(\w+)'\]", r".\1", found[1]).split("."):
+      if not isinstance(value, ConfigDict) or part not in value:
+        return argument
+      value = value[part]
+  return ""
 
 
 def _fail(text: str) -> None:

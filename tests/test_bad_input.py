@@ -117,8 +117,11 @@ def test_longer_than_a_row(tmp_path, tokenizer):
 @pytest.mark.parametrize(
   "changes, message",
   [
-    (dict(loss__name="hinge"), r"loss\.name='hinge' .*Known: \['all_pairs'"),
-    (dict(loss__name="two_hot"), "two_hot' needs `centers`"),
+    (dict(loss__name="hing"), r"loss\.name='hing' .*Known: \['all_pairs'"),
+    (
+      dict(loss__name="two_hot", model__head="bins"),
+      r"loss\.low is not set, but loss 'two_hot' reads it",
+    ),
     (
       dict(loss__name="step_cross_entropy", model__pooling="step_ends"),
       r"step_cross_entropy.*head='steps'",

@@ -137,9 +137,7 @@ def with_tokens(model, change):
   assert read == len(tokens) - 1
   group = group._replace(tokens=(change(tokens, read),))
   pieces = grow(group, layout="shared", row_len=64, align=1)
-  data = data._replace(
-    groups=[group], demands=[demand(group, pieces)]
-  )
+  data = data._replace(groups=[group], demands=[demand(group, pieces)])
   pooling = model.reading.pooling
   return float(model.score_tokenized(data, pooling=pooling).completions[0][0])
 

@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 
 from rm_jax.data.sources import read_records
-from rm_jax.data.split import split_by_prompt
+from rm_jax.data.split import is_held_out
 from rm_jax.train.loop import train
 from tests import tiny_run
 from tests.data.fixtures import make_tokenizer
@@ -39,9 +39,10 @@ def run(base: pathlib.Path, trainable: str) -> pathlib.Path:
 def held_out(workdir: pathlib.Path) -> list:
   """The records the run was evaluated on, in its order."""
   records = list(read_records(workdir.parent / "pairs.jsonl"))
-  return split_by_prompt(
-    records, share=tiny_run.TINY["data.eval_share"], seed=0
-  )[1]
+  share = tiny_run.TINY["data.eval_share"]
+  return [
+    r for r in records if is_held_out(r, share=share, seed=0, by="prompt")
+  ]
 
 
 @functools.cache

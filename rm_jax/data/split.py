@@ -48,18 +48,3 @@ def is_held_out(record, *, share: float, seed: int, by: str) -> bool:
     )
   digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
   return int.from_bytes(digest[:8], "big") / 2**64 < share
-
-
-def split_by_prompt(records, *, share: float, seed: int):
-  """Returns (train, held_out): every prompt is on exactly one side."""
-  sides = [], []
-  for record in records:
-    held_out = is_held_out(record, share=share, seed=seed, by="prompt")
-    sides[held_out].append(record)
-  return sides
-
-
-def overlap(a, b) -> int:
-  """Returns how many distinct prompts occur in both lists of records."""
-  keys = {prompt_key(record) for record in a}
-  return len(keys & {prompt_key(record) for record in b})

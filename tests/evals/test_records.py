@@ -104,26 +104,11 @@ def test_says_when_the_prompts_could_not_be_checked(
   workdir, test_rows, tmp_path
 ):
   # Catches "0 trained on" where nobody looked.
-  def forget(config):
-    config["data"]["source"] = str(tmp_path / "gone.jsonl")
-
-  model = edited(workdir, tmp_path / "run", forget)
+  model = edited(workdir, tmp_path / "run", lambda config: None)
+  (model / "trained_on.json").unlink()
   text = evaluate(model, test_rows, tmp_path / "r.json")
-  assert "not checked (the training data" in text and "not there any" in text
+  assert "not checked (" in text and "trained_on.json is not there" in text
   assert read(tmp_path / "r.json")["counts"]["trained_on"] is None
-
-
-def test_all_of_the_source_was_trained_on_beside_an_eval_source(
-  workdir, test_rows, tmp_path
-):
-  # Catches the split applied to a source that was never split.
-  def separate(config):
-    config["data"]["eval_source"] = "elsewhere.jsonl"
-
-  model = edited(workdir, tmp_path / "run", separate)
-  n = len(test_rows.read_text().splitlines())
-  with pytest.raises(UserError, match=f"{n} of {n} records"):
-    evaluate(model, test_rows, tmp_path / "r.json")
 
 
 @pytest.mark.parametrize("chosen_is_longer", [True, False])
@@ -131,15 +116,10 @@ def test_the_length_rule_is_that_of_the_training_data(
   workdir, test_rows, tmp_path, chosen_is_longer
 ):
   # Catches a baseline fitted to the test data, or one that always says longer.
-  def turn(config):
-    rows = tiny_run.pairs(24)
-    sides = sorted(("Yes .", "It is four . It is five ."), key=len)
-    rejected, chosen = sides if chosen_is_longer else sides[::-1]
-    rows = [r | dict(chosen=chosen, rejected=rejected) for r in rows]
-    path = tiny_run.write_rows(tmp_path / "train.jsonl", rows)
-    config["data"]["source"] = str(path)
-
-  model = edited(workdir, tmp_path / "run", turn)
+  model = edited(workdir, tmp_path / "run", lambda config: None)
+  told = read(model / "trained_on.json")
+  told["longer_is_better"] = chosen_is_longer
+  (model / "trained_on.json").write_text(json.dumps(told))
   text = evaluate(model, test_rows, tmp_path / "r.json")
   rule = "longer" if chosen_is_longer else "shorter"
   assert f"length_only_accuracy: the {rule} completion" in text
