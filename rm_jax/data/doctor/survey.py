@@ -82,7 +82,9 @@ def hit(found: Survey, name: str, where: str, count: int = 1) -> None:
 
 def reason_pattern(reason: str) -> str:
   """Returns the reason with N for numbers and ids: rows 17 and 18 are one."""
-  return re.sub(r"\b[0-9a-f]+(?:-[0-9a-f]+)+\b|\d+", "N", reason)
+  # Numbers and ids, not the digits of a name (GSM8K).
+  ids, numbers = r"\b[0-9a-f]+(?:-[0-9a-f]+)+\b", r"\b\d+\b"
+  return re.sub(f"{ids}|{numbers}", "N", reason)
 
 
 def add_reject(found: Survey, reject: Reject) -> None:
