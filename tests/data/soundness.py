@@ -88,7 +88,10 @@ def sound(record: Record) -> str:
     "labels": each(record.labels, share),
     "step_ends": record.step_ends is None
     or (len(record.step_ends) == count and all(map(ends_of, range(count)))),
-    "step_labels": steps_of(record.step_labels, share),
+    # NaN: a step of which nobody says whether it is right.
+    "step_labels": steps_of(
+      record.step_labels, lambda y: share(y) or math.isnan(y)
+    ),
     "step_values": steps_of(record.step_values, number),
     "weight": number(record.weight) and record.weight > 0,
     "annotator": text(record.annotator) and text(record.origin),
