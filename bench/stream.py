@@ -28,8 +28,8 @@ from rm_jax.data.cache import (
   write_cache,
 )
 from rm_jax.data.loader import (
+  COMPARISONS,
   Reading,
-  Supervision,
   token_groups,
   with_demands,
 )
@@ -45,16 +45,6 @@ READING = Reading(
   layout="shared",
   align=1,
   pooling="last_token",
-)
-SUPERVISION = Supervision(
-  loss="bradley_terry",
-  kind="pairwise",
-  per="group",
-  margin="none",
-  ties=False,
-  attributes=(),
-  language=0.0,
-  task=0,
 )
 CHARACTERS = 120  # of a turn, so that text costs less than what is measured
 TURN = "\n\nAssistant:"
@@ -117,7 +107,7 @@ def write(source: pathlib.Path, directory: pathlib.Path, key: dict) -> dict:
     directory,
     key,
     token_groups(
-      records(), tokenizer, READING, SUPERVISION, rejects, overlong, prompts
+      records(), tokenizer, READING, COMPARISONS, rejects, overlong, prompts
     ),
     rejects=rejects,
     overlong=overlong,
@@ -166,7 +156,7 @@ def measure(count: int, folder: pathlib.Path) -> dict:
     tokenizer,
     tokenizer.chat_template,
     READING,
-    SUPERVISION,
+    COMPARISONS,
     source_digests(source),
   )
   fresh = multiprocessing.get_context("spawn")

@@ -51,6 +51,19 @@ class Supervision(NamedTuple):
   task: int  # its number in a run with several
 
 
+# Which of two completions is better: what every model can be asked.
+COMPARISONS = Supervision(
+  loss="bradley_terry",
+  kind="pairwise",
+  per="group",
+  margin="none",
+  ties=False,
+  attributes=(),
+  language=0.0,
+  task=0,
+)
+
+
 class Dataset(NamedTuple):
   """Tokenised groups with what the planner needs, and what was left out."""
 

@@ -6,7 +6,7 @@ import time
 
 from ml_collections import ConfigDict
 
-from rm_jax.data.loader import Dataset, Supervision, tokenize_records
+from rm_jax.data.loader import COMPARISONS, Dataset, tokenize_records
 from rm_jax.data.rejects import write_rejects
 from rm_jax.data.sources import read_records
 from rm_jax.data.split import prompt_key
@@ -18,19 +18,6 @@ from rm_jax.train.results import results
 from rm_jax.train.sets import TRAINED_ON
 from rm_jax.train.tasks import Task, read_tasks
 from rm_jax.types import Record, UserError
-
-# What a model is asked that has no loss of its own, or one that the data
-# cannot answer: which of two completions is better.
-COMPARISONS = Supervision(
-  loss="bradley_terry",
-  kind="pairwise",
-  per="group",
-  margin="none",
-  ties=False,
-  attributes=(),
-  language=0.0,
-  task=0,
-)
 
 
 def evaluate_records(

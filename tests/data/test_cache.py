@@ -28,7 +28,7 @@ from rm_jax.data.cache import (
   tokenize_cached,
   write_cache,
 )
-from rm_jax.data.loader import Reading, Supervision, tokenize_records
+from rm_jax.data.loader import COMPARISONS, Reading, tokenize_records
 from rm_jax.data.rejects import Reject
 from rm_jax.types import Record, TokenizedGroup, UserError
 from tests.data.fixtures import TEMPLATE, make_tokenizer
@@ -44,16 +44,6 @@ READING = Reading(
   layout="shared",
   align=1,
   pooling="last_token",
-)
-SUPERVISION = Supervision(
-  loss="bradley_terry",
-  kind="pairwise",
-  per="group",
-  margin="none",
-  ties=False,
-  attributes=(),
-  language=0.0,
-  task=0,
 )
 
 
@@ -434,7 +424,7 @@ def key_of(path, **changes):
     make_tokenizer(),
     TEMPLATE,
     READING._replace(**changes),
-    SUPERVISION,
+    COMPARISONS,
     source_digests(path),
   )
 
@@ -450,7 +440,7 @@ def test_tokenize_cached_equals_tokenize_records(tmp_path, rows):
   # Catches: rejects or overlong records forgotten on the second start, numbers
   # of records that shift, records read although the cache is there.
   key, tokenizer = key_of(rows), make_tokenizer()
-  want = tokenize_records(records(8), tokenizer, READING, SUPERVISION)
+  want = tokenize_records(records(8), tokenizer, READING, COMPARISONS)
   assert (len(want.groups), len(want.rejects), len(want.overlong)) == (6, 1, 1)
 
   def unread():
@@ -459,7 +449,7 @@ def test_tokenize_cached_equals_tokenize_records(tmp_path, rows):
 
   for source in (iter(records(8)), unread()):
     got = tokenize_cached(
-      tmp_path / "c", key, source, tokenizer, READING, SUPERVISION
+      tmp_path / "c", key, source, tokenizer, READING, COMPARISONS
     )
     assert list(map(flat, got.groups)) == list(map(flat, want.groups))
     assert got._replace(groups=None) == want._replace(groups=None)
@@ -470,11 +460,11 @@ def test_tokenize_cached_equals_tokenize_records(tmp_path, rows):
     unread(),
     tokenizer,
     packed,
-    SUPERVISION,
+    COMPARISONS,
   )
   assert (
     got.demands
-    == tokenize_records(records(8), tokenizer, packed, SUPERVISION).demands
+    == tokenize_records(records(8), tokenizer, packed, COMPARISONS).demands
   )
 
 
@@ -486,7 +476,7 @@ def test_the_key_holds_what_decides_tokens(tmp_path, rows):
   assert key_of(rows, layout="packed", align=4) == key
   for name in set(Reading._fields) - {"layout", "align"}:
     assert key_of(rows, **{name: "other"}) != key, name
-  parts = (READING, SUPERVISION, {})
+  parts = (READING, COMPARISONS, {})
   for template in (None, "{{ messages }}"):
     assert cache_key(make_tokenizer(), template, *parts) != cache_key(
       make_tokenizer(), TEMPLATE, *parts

@@ -9,7 +9,7 @@ from rm_jax.data.doctor.tokens import (
   token_findings,
   tokenized,
 )
-from rm_jax.data.loader import Reading, Supervision
+from rm_jax.data.loader import COMPARISONS, Reading
 from rm_jax.types import Record
 from tests.data.fixtures import FORGETFUL, REWRITING, TEMPLATE, make_tokenizer
 
@@ -22,16 +22,6 @@ READING = Reading(
   align=1,
   pooling="last_token",
 )
-SUPERVISION = Supervision(
-  loss="bradley_terry",
-  kind="pairwise",
-  per="group",
-  margin="none",
-  ties=False,
-  attributes=(),
-  language=0.0,
-  task=0,
-)
 
 
 def pair(prompt, chosen, rejected, line=1):
@@ -40,7 +30,7 @@ def pair(prompt, chosen, rejected, line=1):
   )
 
 
-def read(records, *, tokenizer=None, supervision=SUPERVISION, **changes):
+def read(records, *, tokenizer=None, supervision=COMPARISONS, **changes):
   """(named findings, Tokens, rejects) of records."""
   rejects = []
   reading = READING._replace(**changes)

@@ -3,8 +3,8 @@
 import numpy as np
 
 from rm_jax.data.loader import (
+  COMPARISONS,
   Reading,
-  Supervision,
   lay_step,
   open_loader,
   policy,
@@ -15,16 +15,6 @@ from rm_jax.types import Record
 from tests.data.fixtures import SENTENCES, make_tokenizer
 
 READING = Reading("auto", "end_of_turn", 64, "drop", "shared", 1, "last_token")
-SUPERVISION = Supervision(
-  loss="bradley_terry",
-  kind="pairwise",
-  per="group",
-  margin="none",
-  ties=False,
-  attributes=(),
-  language=0.0,
-  task=0,
-)
 
 
 def records(count):
@@ -42,7 +32,7 @@ def records(count):
 
 
 def open_eight(position=None, host=0, hosts=1):
-  data = tokenize_records(records(10), make_tokenizer(), READING, SUPERVISION)
+  data = tokenize_records(records(10), make_tokenizer(), READING, COMPARISONS)
   plan = make_plan(
     data.demands,
     num_steps=8,
@@ -108,7 +98,7 @@ def test_what_cannot_be_used_is_named_and_counted():
   rows = records(4)
   rows[1] = rows[1]._replace(completions=("Nobody .", "Nobody ."))
   rows[2] = rows[2]._replace(prompt=" ".join(SENTENCES))
-  data = tokenize_records(rows, make_tokenizer(), READING, SUPERVISION)
+  data = tokenize_records(rows, make_tokenizer(), READING, COMPARISONS)
   assert [g.record for g in data.groups] == [0, 3]
   assert [(r.line, r.reason) for r in data.rejects] == [
     (2, "chosen and rejected are identical after tokenisation")
@@ -135,7 +125,7 @@ def test_the_fingerprint_holds_what_changes_scores_and_no_more():
 def test_scoring_reads_the_same_tokens_as_training():
   # Wrong: a second way from text to tokens.
   rows, tokenizer = records(5), make_tokenizer()
-  trained = tokenize_records(rows, tokenizer, READING, SUPERVISION)
+  trained = tokenize_records(rows, tokenizer, READING, COMPARISONS)
   scored = tokenize_records(rows, tokenizer, READING, None)
   for a, b in zip(trained.groups, scored.groups, strict=True):
     assert [t.tolist() for t in a.tokens] == [t.tolist() for t in b.tokens]
