@@ -12,6 +12,9 @@ import numpy as np
 ArrayLike = np.ndarray | list | tuple | float | int
 
 
+NOTHING = np.zeros(0, np.float32)
+
+
 class UserError(ValueError):
   """A mistake the user can correct: what, where and what to do, in one line.
 
@@ -43,6 +46,7 @@ class Record(NamedTuple):
   step_ends: tuple | None = None  # K tuples: end of each step, in characters
   step_labels: tuple | None = None  # K tuples of floats, the same; NaN: none
   step_values: tuple | None = None  # K tuples of any floats, the same
+  gold: tuple | None = None  # K floats: the truth of a world; no loss reads it
   trunk: int = -1  # tree records: completion k is the trunk; -1: common prefix
   weight: float = 1.0
   annotator: str = ""
@@ -98,6 +102,9 @@ class TokenizedGroup(NamedTuple):
   trunk: int  # completion k is the trunk; -1: the longest common prefix
   record: int  # index of the record in its source
   task: int = 0  # whose loss and head, in a run with several
+  # What only an evaluation reads.
+  gold: np.ndarray = NOTHING  # float32 [K], or [0]: unknown
+  strengths: np.ndarray = NOTHING  # float32 [C], NaN: unknown
 
 
 class Batch(NamedTuple):

@@ -58,6 +58,7 @@ def group(
     weight=1.0,
     trunk=trunk,
     record=record,
+    strengths=np.full(len(pairs), np.nan, np.float32),
   )
 
 

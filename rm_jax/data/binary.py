@@ -17,6 +17,7 @@ PER_COMPARISON = {
   "margins": np.float32,
   "preferences": np.float32,
   "comparison_weights": np.float32,
+  "strengths": np.float32,
 }
 NUMBERS = ("trunk", "record", "task")
 
@@ -24,8 +25,9 @@ NUMBERS = ("trunk", "record", "task")
 def pack_group(group: TokenizedGroup) -> bytes:
   """The group as bytes: int32 counts, then its arrays, little-endian.
 
-      K, C, R | trunk, record, task | T_k | S_k | reads | weight (float64)
+      K, C, R, gold | trunk, record, task | T_k | S_k | reads | weight (float64)
       | tokens | slots, outputs, labels, ... | comparisons, margins, ... | ranks
+      | gold
 
   Raises:
     ValueError: an array of another type or length than types.py says; to store
@@ -33,7 +35,7 @@ def pack_group(group: TokenizedGroup) -> bytes:
   """
   sizes = [len(t) for t in group.tokens]
   slots = [len(s) for s in group.slots]
-  head = [len(sizes), len(group.comparisons), len(group.ranks)]
+  head = [len(sizes), len(group.comparisons), len(group.ranks), len(group.gold)]
   head += [getattr(group, name) for name in NUMBERS]
   parts = [
     np.array([*head, *sizes, *slots, *group.reads], "<i4").tobytes(),
@@ -48,6 +50,7 @@ def pack_group(group: TokenizedGroup) -> bytes:
     shape = (head[1], 2) if name == "comparisons" else (head[1],)
     parts.append(_bytes(getattr(group, name), kind, shape, name))
   parts.append(_bytes(group.ranks, np.int32, (head[2],), "ranks"))
+  parts.append(_bytes(group.gold, np.float32, (head[3],), "gold"))
   return b"".join(parts)
 
 
@@ -61,7 +64,7 @@ def unpack_group(data: bytes) -> TokenizedGroup:
     at += array.nbytes
     return array
 
-  size, compared, ranked = take(3).tolist()
+  size, compared, ranked, known = take(4).tolist()
   numbers = take(len(NUMBERS)).tolist()
   sizes, slots, reads = take(3 * size).reshape(3, size).tolist()
   (weight,) = take(1, "<f8").tolist()
@@ -76,6 +79,7 @@ def unpack_group(data: bytes) -> TokenizedGroup:
   return TokenizedGroup(
     **fields,
     ranks=take(ranked),
+    gold=take(known, "<f4"),
     reads=tuple(reads),
     weight=weight,
     **dict(zip(NUMBERS, numbers, strict=True)),

@@ -4,7 +4,8 @@ A row is recognised by its fields: FORMATS, first match.
 """
 
 from rm_jax.data.catalogue import FORMATS, UNUSABLE
-from rm_jax.data.fields import BadRow, need_number, need_text, shown
+from rm_jax.data.fields import BadRow, need_list, need_number, need_text, shown
+from rm_jax.data.pairs import find_preference
 from rm_jax.types import UserError
 
 # A row with one of these is labelled: never read as unlabelled by guess.
@@ -20,6 +21,19 @@ LABELS = (
   "votes",
   "first_error",
   "values",
+)
+
+# Ours: their rows may carry the truth of a simulated world.
+GENERAL = (
+  "pair",
+  "ranking",
+  "ratings",
+  "comparisons",
+  "first_error",
+  "values",
+  "steps",
+  "outcome",
+  "unlabelled",
 )
 
 # General formats that tell different things of the same completions. Only a
@@ -55,6 +69,8 @@ def row_items(row, kind) -> list:
     said = provenance(row)
     items = FORMATS[name].read(row)
     items = items if isinstance(items, list) else [items]
+    if name in GENERAL and row.get("gold") is not None:
+      said["gold"] = read_gold(row, items)
     return [
       item if isinstance(item, BadRow) else item._replace(**said)
       for item in items
@@ -84,6 +100,21 @@ def provenance(row) -> dict:
   if row.get("source") is not None:
     said["origin"] = need_text(row["source"], "field 'source'")
   return said
+
+
+def read_gold(row, items) -> tuple:
+  """Returns the gold rewards of a row of a simulated world, one for each."""
+  gold = need_list(row["gold"], "field 'gold'")
+  for item in items:
+    if not isinstance(item, BadRow) and len(item.completions) != len(gold):
+      raise BadRow(
+        f"field 'gold' has {len(gold)} values for {len(item.completions)} "
+        "completions"
+      )
+  found = tuple(need_number(g, f"gold {k}") for k, g in enumerate(gold))
+  preference = find_preference(row) if "chosen" in row else None
+  # The votes are against what the row calls chosen: the record turned it.
+  return found[::-1] if preference is not None and preference < 0.5 else found
 
 
 def matches(row) -> list:

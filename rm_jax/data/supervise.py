@@ -132,6 +132,11 @@ def supervise(
     trunk=record.trunk,
     record=index,
     task=task,
+    gold=np.asarray(record.gold or (), np.float32),
+    strengths=np.asarray(
+      [np.nan if c.strength is None else c.strength for c in compared],
+      np.float32,
+    ),
   )
 
 

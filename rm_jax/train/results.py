@@ -13,7 +13,12 @@ RESULTS_SCHEMA = 1
 
 
 def write_scores(path: pathlib.Path, data, scored) -> None:
-  """Scores of the evaluation set as flat arrays, for plots and other tools."""
+  """Scores of the evaluation set as flat arrays, for plots and other tools.
+
+  Per completion scores, group, record, length, gold (NaN: unknown); per
+  comparison (group, chosen, rejected), preference, strength (NaN: unknown);
+  per group the key of its prompt and its task.
+  """
   counts = [len(s) for s in scored.completions]
   pairs = [
     (n, i, j) for n, g in enumerate(data.groups) for i, j in g.comparisons
@@ -25,6 +30,16 @@ def write_scores(path: pathlib.Path, data, scored) -> None:
     record=np.repeat([g.record for g in data.groups], counts),
     length=np.concatenate([[len(t) for t in g.tokens] for g in data.groups]),
     comparisons=np.asarray(pairs, np.int32).reshape(-1, 3),
+    preference=np.concatenate([g.preferences for g in data.groups]),
+    strength=np.concatenate([g.strengths for g in data.groups]),
+    gold=np.concatenate(
+      [
+        g.gold if len(g.gold) else np.full(len(g.tokens), np.nan)
+        for g in data.groups
+      ]
+    ),
+    prompt=np.asarray(data.prompts),
+    task=np.asarray([g.task for g in data.groups]),
   )
 
 

@@ -37,7 +37,7 @@ RECORDS = (
   Record("steps", "Q", ("a\nb", "a\nc"), step_ends=((1, 3), (1, 3)),
          step_labels=((1.0, 0.0), (1.0, 0.5)), trunk=0),
   Record("values", "Q", ("a\nb",), step_ends=((1, 3),),
-         step_values=((-2.5, 1e-30),)),
+         step_values=((-2.5, 1e-30),), gold=(0.25,)),
 )  # fmt: skip
 
 

@@ -78,6 +78,8 @@ def group(index=0, completions=2, compared=1, ranked=True, seed=0):
     trunk=index % 2 - 1,
     record=index,
     task=index % 3,
+    gold=floats(completions if ranked else 0),
+    strengths=floats(compared),
   )
 
 

@@ -238,3 +238,16 @@ def test_gsm8k_problems_have_no_label(rm_data):
   records, reasons = count(rm_data / "gsm8k/train.jsonl.gz")
   assert not records
   assert reasons == {UNUSABLE["question", "answer"]: 7_473}
+
+
+def test_the_truth_of_a_world_stays_with_its_completions():
+  # Catches gold of a turned pair on the wrong sides, and of a foreign format.
+  row = dict(prompt="Q", completions=["a", "b"], ranks=[0, 1], gold=[0.5, -2])
+  assert read(row).gold == (0.5, -2.0)
+  assert refusal(row | {"gold": [1]}) == (
+    "field 'gold' has 1 values for 2 completions"
+  )
+  pair = dict(prompt="Q", chosen="a", rejected="b", gold=[1, 2])
+  assert read(pair).gold == (1.0, 2.0)
+  turned = read(pair | {"preference": 0.25})
+  assert (turned.completions, turned.gold) == (("b", "a"), (2.0, 1.0))
