@@ -8,7 +8,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rm_jax.models.attention import Forest, attend, visible
+from rm_jax.models.attention import (
+  Forest,
+  Past,
+  attend,
+  attend_past,
+  visible,
+  visible_past,
+)
 from rm_jax.models.dots import dot
 
 
@@ -83,13 +90,16 @@ def rotate(x, cos, sin):
 
 
 class Attention(nn.Module):
-  """Grouped-query self-attention over the visible tokens of each row."""
+  """Grouped-query self-attention over the visible tokens of each row.
+
+  Keys and values are sown: kept where `apply` makes "intermediates" mutable.
+  """
 
   config: DecoderConfig
   dtype: Any
 
   @nn.compact
-  def __call__(self, x, turn, mask):
+  def __call__(self, x, turn, mask, past):
     c = self.config
     rows, length, _ = x.shape
 
@@ -102,7 +112,12 @@ class Attention(nn.Module):
     q = rotate(project(c.heads, "q"), *turn)
     k = rotate(project(c.kv_heads, "k"), *turn)
     v = project(c.kv_heads, "v")
-    mixed = attend(q, k, v, mask, dtype=self.dtype)
+    self.sow("intermediates", "keys", k)
+    self.sow("intermediates", "values", v)
+    if past is None:
+      mixed = attend(q, k, v, mask, dtype=self.dtype)
+    else:
+      mixed = attend_past(q, k, v, past, mask, dtype=self.dtype)
     mixed = mixed.reshape(rows, length, c.heads * c.head_dim)
     return Linear(c.width, ("heads", "embed"), self.dtype, name="o")(mixed)
 
@@ -130,10 +145,11 @@ class Layer(nn.Module):
   dtype: Any
 
   @nn.compact
-  def __call__(self, x, turn, mask):
+  def __call__(self, x, past, turn, mask):
     c = self.config
     attention = Attention(c, self.dtype, name="attn")
-    x = x + attention(RMSNorm(c.norm_eps, name="attn_norm")(x), turn, mask)
+    h = RMSNorm(c.norm_eps, name="attn_norm")(x)
+    x = x + attention(h, turn, mask, past)
     mlp = MLP(c, self.dtype, name="mlp")
     x = x + mlp(RMSNorm(c.norm_eps, name="mlp_norm")(x))
     x = nn.with_logical_constraint(x, ("batch", "length", "stream"))
@@ -180,6 +196,9 @@ class Decoder(nn.Module):
   `segments` (together all layers), so that a frozen stack and a trained one
   are two subtrees. Compute follows `dtype`; parameters, residual stream,
   norms and softmax are float32.
+
+  With a `past` (stacked over layers) a row is the next token of each of L
+  branches: see `models/decode.py`. It needs all layers in one stack.
   """
 
   config: DecoderConfig
@@ -189,7 +208,10 @@ class Decoder(nn.Module):
 
   @nn.compact
   def __call__(
-    self, tokens: Int[Array, "B L"], forest: Forest
+    self,
+    tokens: Int[Array, "B L"],
+    forest: Forest,
+    past: Past | None = None,
   ) -> Float[Array, "B L D"]:
     c = self.config
     if sum(self.segments) != c.layers:
@@ -200,7 +222,12 @@ class Decoder(nn.Module):
     x = Embed(c, name="embed")(tokens)
     x = nn.with_logical_constraint(x, ("batch", "length", "stream"))
     turn = rotary(forest.positions, size=c.head_dim, theta=c.rope_theta)
-    mask = visible(forest, window=c.window)
+    if past is None:
+      mask = visible(forest, window=c.window)
+    else:
+      assert len(self.segments) == 1, self.segments
+      trunk, own = past.trunk_k.shape[2], past.own_k.shape[3]
+      mask = visible_past(forest, trunk=trunk, own=own, window=c.window)
     layer = Layer
     if self.remat:
       layer = nn.remat(
@@ -211,13 +238,13 @@ class Decoder(nn.Module):
     for index, length in enumerate(self.segments):
       stack = nn.scan(
         layer,
-        variable_axes={"params": 0},
+        variable_axes={"params": 0, "intermediates": 0},
         split_rngs={"params": True},
-        in_axes=nn.broadcast,
+        in_axes=(0, nn.broadcast, nn.broadcast),
         length=length,
         metadata_params={nn.PARTITION_NAME: "layers"},
       )
-      x, _ = stack(c, self.dtype, name=f"layers_{index}")(x, turn, mask)
+      x, _ = stack(c, self.dtype, name=f"layers_{index}")(x, past, turn, mask)
     if not c.tied:
       Unembed(c, name="lm_head")()
     return RMSNorm(c.norm_eps, name="final_norm")(x)
