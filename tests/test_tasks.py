@@ -507,3 +507,47 @@ def test_every_loss_can_be_named_in_a_config(name):
     )
   )
   assert got.loss.name == name
+
+
+@pytest.mark.slow
+def test_several_tasks_are_the_same_on_eight_devices(tmp_path, monkeypatch):
+  # Wrong: a task's mean taken per device, a learnt tie that each device has.
+  folder = tiny_run.write_tokenizer(tmp_path, make_tokenizer())
+  ties = [
+    {
+      "prompt": row["prompt"],
+      "completions": [row["chosen"], row["rejected"]],
+      "ranks": [0, n % 2],
+    }
+    for n, row in enumerate(tiny_run.pairs(40))
+  ]
+  data = tiny_run.write_rows(tmp_path / "ties.jsonl", ties)
+  safe = tiny_run.write_rows(tmp_path / "safe.jsonl", outcomes(30))
+  found = {}
+  for name, parallel, devices in (
+    ("one", "pjit", 1),
+    ("pjit", "pjit", 8),
+    ("pmap", "pmap", 8),
+  ):
+    mesh = functools.partial(make_mesh, devices=jax.devices()[:devices])
+    monkeypatch.setattr(loop, "make_mesh", mesh)
+    c = tiny_run.config(
+      data,
+      folder,
+      loss__name="davidson",
+      loss__centering=0.1,
+      loss__hidden_square=0.01,
+      parallel=parallel,
+      data__blocks=8,
+      data__groups_per_batch=12,
+    )
+    c.tasks.safety = task()
+    c.tasks.safety.source = str(safe)
+    c.tasks.safety.model.head = "biased_scalar"
+    c.tasks.safety.loss.name = "outcome_cross_entropy"
+    loop.train(c, tmp_path / name, command="rm-jax train")
+    found[name] = tiny_run.rows_without_times(tmp_path / name)
+  assert "learned/main/log_tie" in found["one"][-1]
+  for name in ("pjit", "pmap"):
+    for ours, want in zip(found[name], found["one"], strict=True):
+      assert ours == pytest.approx(want, rel=1e-4, abs=1e-5)
