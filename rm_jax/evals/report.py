@@ -1,69 +1,200 @@
-"""Pictures of a run and its headline numbers, from the files it left."""
+"""A finished run -> one page, its pictures and its headline numbers."""
 
-import itertools
-import json
 import pathlib
 
-import numpy as np
-from ml_collections import ConfigDict
+from rm_jax.data.doctor.report import percent
+from rm_jax.evals import breakdown
+from rm_jax.evals.comparison import write_comparison
+from rm_jax.evals.page import html_page
+from rm_jax.evals.runs import Run, read_run
+from rm_jax.evals.sections import best_of_n_in_words, every_section
+from rm_jax.types import UserError
 
-from rm_jax.data.loader import Dataset, lay_step, tokenize_records
-from rm_jax.data.pack import grow
-from rm_jax.data.plan import demand, make_eval_plan
-from rm_jax.data.sources import read_records
-from rm_jax.data.tokenizers import load_tokenizer
-from rm_jax.evals.plots import (
-  learning_curve,
-  packed_row,
-  reliability,
-  score_histograms,
-)
-from rm_jax.train.log import read_rows
-from rm_jax.train.tasks import read_tasks
-from rm_jax.types import Record, UserError
-
-READABLE_COLUMNS = 80  # of a packed row: token texts still fit
-SAMPLE = 256  # records looked at for a short row
-EVAL = "eval/"  # prefix of evaluation keys in metrics.jsonl
+PAGE = "report.html"
 
 
-def write_pictures(workdir: pathlib.Path) -> str:
-  """Draws what a run left and returns its headline numbers as text.
+def report(runs: list[str], out: str) -> str:
+  """What the verb prints: the page of one run, or that of several beside.
 
-  Writes learning_curve.png, packed_row.png (a short row of the run's own data,
-  with who sees whom), and where the evaluation set has comparisons
-  score_histograms.png and reliability.png.
+  Args:
+    runs: workdirs.
+    out: folder of the page; "": the workdir of the one run.
+
+  Raises:
+    UserError: a run twice or unfinished, several runs without a folder.
+  """
+  if len(runs) == 1:
+    return write_report(runs[0], out or runs[0])
+  if not out:
+    raise UserError(
+      f"--out is missing: a comparison of {len(runs)} runs belongs to none of "
+      "them. Give a folder for it."
+    )
+  return write_comparison(runs, pathlib.Path(out))
+
+
+def write_report(
+  workdir: str | pathlib.Path, out: str | pathlib.Path | None = None
+) -> str:
+  """Writes report.html and its pictures; the headline numbers as text.
+
+  What the run has not (comparisons, strengths, gold) or what moved since (its
+  data, its tokenizer) the page leaves out and says so.
+
+  Args:
+    out: folder, made if missing; None: the workdir.
 
   Raises:
     UserError: the folder holds no finished run.
   """
-  workdir = pathlib.Path(workdir)
-  needed = ("run.json", "metrics.jsonl", "scores.npz", "results.json")
-  absent = [name for name in needed if not (workdir / name).exists()]
-  if absent:
-    raise UserError(
-      f"{workdir}: expected a finished run, got a folder without "
-      f"{', '.join(absent)}: train it to the end first."
+  run = read_run(pathlib.Path(workdir))
+  folder = pathlib.Path(out or workdir)
+  folder.mkdir(parents=True, exist_ok=True)
+  sections, absent = every_section(run, folder)
+  page = html_page(
+    f"rm-jax report: {run.workdir.resolve().name}",
+    lead=in_words(run),
+    boxes=boxes(run.results["metrics"]),
+    sections=sections,
+    absent=absent,
+    folder=folder,
+  )
+  (folder / PAGE).write_text(page, "utf-8")
+  drawn = [section.picture for section in sections if section.picture]
+  lines = [
+    headline(run.results),
+    f"{folder / PAGE}, with {', '.join(drawn)}",
+    *(f"not on it: {line}" for line in absent),
+  ]
+  return "\n".join(lines)
+
+
+def in_words(run: Run) -> str:
+  """What a run found: the first paragraph of its page."""
+  metrics, s = run.results["metrics"], run.scores
+  said = [f"After {run.results['num_train_steps']:,} train steps"]
+  if "accuracy" in metrics:
+    said += _accuracy_in_words(metrics, run.longer_is_better)
+  if "label_accuracy" in metrics:
+    said += _labels_in_words(metrics, first=len(said) == 1)
+  if "squared_error" in metrics:
+    said += _errors_in_words(metrics, first=len(said) == 1)
+  if len(said) == 1:
+    said.append(
+      "there is nothing to hold the scores against: the evaluation set has "
+      "neither comparisons nor labels."
     )
-  run = json.loads((workdir / "run.json").read_text())
-  found = json.loads((workdir / "results.json").read_text())
-  drawn = ["learning_curve.png"]
-  learning_curve(
-    curve_rows(read_rows(workdir / "metrics.jsonl")), workdir / drawn[0]
+  best = breakdown.best_of(s, longer_is_better=run.longer_is_better)
+  if best is not None:
+    side = "longest" if run.longer_is_better else "shortest"
+    said.append(best_of_n_in_words(best, side))
+  return " ".join(said)
+
+
+def _accuracy_in_words(metrics: dict, longer_is_better: bool) -> list[str]:
+  m, base = metrics["accuracy"], metrics["length_only_accuracy"]
+  gain = metrics["accuracy_over_length"]
+  said = [
+    "the reward model gives the chosen completion the higher score in "
+    f"{percent(m['value'])} of {m['n']:,} held-out comparisons"
+    f"{_interval(m, percent)}; chance is {percent(0.5)}."
+  ]
+  if m["low"] is None:
+    said.append("Too few prompts for an interval: this shows nothing.")
+  elif m["high"] < 0.5:
+    said.append("That is worse than chance.")
+  elif m["low"] <= 0.5:
+    said.append("The interval holds chance: nothing learnt was shown.")
+  side = "longer" if longer_is_better else "shorter"
+  said.append(
+    f"Always calling the {side} completion better is right in "
+    f"{percent(base['value'])}."
   )
-  chosen, rejected = read_comparisons(workdir / "scores.npz")
-  if len(chosen):
-    score_histograms(chosen, rejected, workdir / "score_histograms.png")
-    reliability(chosen - rejected, workdir / "reliability.png")
-    drawn += ["score_histograms.png", "reliability.png"]
-  problem = _draw_row(ConfigDict(run["config"]), workdir / "packed_row.png")
-  if problem:
-    problem = f"\nno packed_row.png: {problem}"
+  if gain["low"] is None:
+    said.append(
+      "The model is not shown to beat this length baseline: the difference of "
+      f"{_points(gain['value'])} has no interval."
+    )
+  elif gain["low"] > 0:
+    said.append(
+      f"The model beats this length baseline by {_points(gain['value'])}"
+      f"{_interval(gain, _points)}."
+    )
+  elif gain["high"] < 0:
+    said.append(
+      f"The model does not beat this length baseline, it is worse by "
+      f"{_points(-gain['value'])}: the difference is {_points(gain['value'])}"
+      f"{_interval(gain, _points)}."
+    )
   else:
-    drawn.append("packed_row.png")
+    said.append(
+      "The model does not beat this length baseline: the difference is "
+      f"{_points(gain['value'])} and its 95 % interval, "
+      f"{_points(gain['low'])} to {_points(gain['high'])}, holds 0."
+    )
+  return said
+
+
+def _labels_in_words(metrics: dict, *, first: bool) -> list[str]:
+  m, base = metrics["label_accuracy"], metrics["majority_accuracy"]
+  beats = m["low"] is not None and m["low"] > base["value"]
+  start = "the model tells" if first else "It tells"
+  return [
+    f"{start} {percent(m['value'])} of {m['n']:,} held-out labels"
+    f"{_interval(m, percent)}.",
+    f"Always saying the larger class is right in {percent(base['value'])}: "
+    f"{_verdict(beats)}",
+  ]
+
+
+def _errors_in_words(metrics: dict, *, first: bool) -> list[str]:
+  m, base = metrics["squared_error"], metrics["constant_squared_error"]
+  beats = m["high"] is not None and m["high"] < base["value"]
+  start = "the squared error" if first else "The squared error"
+  return [
+    f"{start} on {m['n']:,} held-out labels is {m['value']:.4f}"
+    f"{_interval(m, lambda x: f'{x:.4f}')}.",
+    "Always saying the mean of the labels errs by "
+    f"{base['value']:.4f}: {_verdict(beats)}",
+  ]
+
+
+def _verdict(beats: bool) -> str:
+  if beats:
+    return "the interval excludes it, the model beats this baseline."
+  return "the model is not shown to beat this baseline."
+
+
+def _interval(entry: dict, text) -> str:
+  if entry["low"] is None:
+    return ""
   return (
-    f"{headline(found)}\n{workdir}: results.json, {', '.join(drawn)}{problem}"
+    f" (95 % interval over prompts {text(entry['low'])} to "
+    f"{text(entry['high'])})"
   )
+
+
+def _points(value: float) -> str:
+  return f"{100 * value:.1f} points"
+
+
+def boxes(metrics: dict) -> list[tuple[str, str]]:
+  """(number, name) of the few numbers that one looks for."""
+  names = {
+    "accuracy": "accuracy",
+    "length_only_accuracy": "length only",
+    "label_accuracy": "label accuracy",
+    "majority_accuracy": "larger class",
+    "squared_error": "squared error",
+    "constant_squared_error": "constant",
+    "calibration_error": "calibration error",
+    "loss": "loss",
+  }
+  return [
+    (f"{metrics[name]['value']:.4f}", text)
+    for name, text in names.items()
+    if name in metrics and metrics[name]["value"] is not None
+  ]
 
 
 def headline(found: dict) -> str:
@@ -104,118 +235,3 @@ def headline(found: dict) -> str:
       *entry("loss", "loss"),
     ]
   )
-
-
-def curve_rows(rows: list[dict]) -> list[dict]:
-  """Rows of metrics.jsonl under the names `learning_curve` reads.
-
-  One row may hold a train step and an evaluation. A loss that was not finite
-  is null there and has no place on a curve.
-  """
-  keys = ("accuracy", "accuracy_low", "accuracy_high")
-  renamed = []
-  for row in rows:
-    values = {"step": row["step"], "loss": row.get("loss")}
-    values |= {key: row.get(EVAL + key) for key in keys}
-    renamed.append({k: v for k, v in values.items() if v is not None})
-  return renamed
-
-
-def read_comparisons(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-  """(chosen scores [C], rejected scores [C]) of a scores.npz."""
-  with np.load(path) as saved:
-    scores, group = saved["scores"], saved["group"]
-    comparisons = saved["comparisons"]  # [C, 3]: group, chosen, rejected
-  first = np.searchsorted(group, comparisons[:, 0])
-  return scores[first + comparisons[:, 1]], scores[first + comparisons[:, 2]]
-
-
-def short_row(config, tokenizer):
-  """(row, pieces) of a short packed row of a run's data, for `packed_row`.
-
-  The shortest groups among the first records, as many as stay readable, laid
-  out as the run lays them. Of a group that is too wide alone, as many of its
-  completions as stay readable, but two at least.
-
-  Raises:
-    UserError: no record of the data fits a row.
-  """
-  reading = read_tasks(config)[0].reading
-  place = config.data.source.split(",")[0]
-  records = [
-    x
-    for x in itertools.islice(
-      read_records(place, kind=config.data.kind), SAMPLE
-    )
-    if isinstance(x, Record)
-  ]
-  groups = tokenize_records(
-    records, tokenizer, reading._replace(overlong="drop"), None
-  ).groups
-  if not groups:
-    raise UserError(
-      f"none of the first {len(records)} records of {place} fits "
-      f"a row of config.data.row_len={config.data.row_len}"
-    )
-  how = dict(
-    layout=reading.layout, row_len=reading.row_len, align=reading.align
-  )
-
-  def width(group):
-    pieces = grow(group, **how)
-    return sum(piece.columns(reading.align) for piece in pieces)
-
-  limit = min(READABLE_COLUMNS, reading.row_len)
-  groups = [_narrow(group, width, limit) for group in groups]
-  widths = [width(group) for group in groups]
-  # A tree says more than a single completion.
-  order = sorted(
-    range(len(groups)),
-    key=lambda i: (
-      widths[i] > limit,
-      -len(groups[i].tokens),
-      widths[i],
-    ),
-  )
-  taken, used = [], 0
-  for i in order:
-    if not taken or used + widths[i] <= limit:
-      taken.append(groups[i])
-      used += widths[i]
-  pieces = [grow(group, **how) for group in taken]
-  demands = [demand(*pair) for pair in zip(taken, pieces, strict=True)]
-  plan = make_eval_plan(
-    demands, blocks=1, rows=1, **how | {"row_len": min(used, reading.row_len)}
-  )
-  data = Dataset(taken, demands, [], [], {}, used, used, (0, 0))
-  batch, _, _ = lay_step(data, plan, 0)
-  keys = ("tokens", "group_ids", "branch_ids", "positions", "fork_positions")
-  row = {key: getattr(batch, key)[0, 0] for key in keys}
-  return row, [tokenizer.decode([token]) for token in row["tokens"]]
-
-
-def _narrow(group, width, limit: int):
-  """The group with its last completions left out until it is readable."""
-  while len(group.tokens) > 2 and width(group) > limit:
-    group = group._replace(
-      tokens=group.tokens[:-1],
-      slots=group.slots[:-1],
-      outputs=group.outputs[:-1],
-      labels=group.labels[:-1],
-      weights=group.weights[:-1],
-      language_weights=group.language_weights[:-1],
-      reads=group.reads[:-1],
-      ranks=group.ranks[:-1],
-    )
-  return group
-
-
-def _draw_row(config, path: pathlib.Path) -> str:
-  """Why there is no picture of a row; "" if it was drawn."""
-  try:
-    tokenizer = load_tokenizer(config.init.tokenizer or config.init["from"])
-    row, pieces = short_row(config, tokenizer)
-  except UserError as error:  # data or tokenizer moved since: the rest stands
-    return str(error)
-  packed_row(row, pieces, path)
-  return ""
