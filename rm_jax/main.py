@@ -48,7 +48,7 @@ def _train_flags():
 def _train(command: str) -> int:
   _need("config", "workdir")
   _start_jax()
-  from rm_jax.evals.report import write_pictures
+  from rm_jax.evals.report import write_report
   from rm_jax.train.loop import train
   from rm_jax.train.mirror import open_mirror, push
 
@@ -56,7 +56,7 @@ def _train(command: str) -> int:
   saved = functools.partial(push, mirror)
   code = train(FLAGS.config, mirror.folder, command=command, saved=saved)
   if code == 0:
-    print(write_pictures(mirror.folder))
+    print(write_report(mirror.folder))
   saved()
   return code
 
@@ -198,9 +198,28 @@ def _doctor(command: str) -> int:
   return 0
 
 
+def _report_flags():
+  flags.DEFINE_list(
+    "run", [], "The workdir of a finished run; several with ',' between them."
+  )
+  flags.DEFINE_string(
+    "out", "", "A folder for the page and its pictures; default: the workdir."
+  )
+
+
+def _report(command: str) -> int:
+  del command
+  _need("run")
+  _start_jax()
+  from rm_jax.evals.report import report
+
+  print(report(FLAGS.run, FLAGS.out))
+  return 0
+
+
 VERBS = {
   "train": Verb(
-    "one run into --workdir: checkpoints, metrics, results, pictures",
+    "one run into --workdir: checkpoints, metrics, results, report.html",
     """Trains one reward model. Run the same command again to resume.
 
   rm-jax train --config=configs/demo.py --workdir=runs/demo
@@ -253,6 +272,22 @@ reject. Ends with a config that fits. Nothing is changed.
       --out=reports/train""",
     _doctor_flags,
     _doctor,
+  ),
+  "report": Verb(
+    "a finished run -> one page with its pictures; several -> compared",
+    """Writes report.html, which needs no other file, and its pictures as PNG:
+what was found in words, learning curves, scores, accuracy by strength,
+calibration before and after temperature, gold and best of n where gold is
+known, groups as trees, tokens saved, every number of results.json. What the
+run has not is left out and named. `train` writes the same page at its end.
+
+Several runs give one page that compares them with the first: paired
+differences with intervals where the evaluation set is the same.
+
+  rm-jax report --run=runs/demo
+  rm-jax report --run=runs/a,runs/b --out=runs/compared""",
+    _report_flags,
+    _report,
   ),
 }
 

@@ -71,9 +71,10 @@ def learning_curves(
   if alone:
     _band(lower, next(iter(runs.values())))
   for axes, lines in ((upper, loss_references), (lower, references)):
-    for name, value in lines.items():
-      axes.axhline(value, color=canvas.GREY, linestyle="--", label=name)
-  upper.set_ylabel("train loss (nats)")
+    for turn, (name, value) in enumerate(lines.items(), start=1):
+      dashes = canvas.DASHES[turn % len(canvas.DASHES)]
+      axes.axhline(value, color=canvas.GREY, linestyle=dashes, label=name)
+  upper.set_ylabel("train loss")
   lower.set_ylabel(metric)
   lower.set_xlabel("train step")
   for axes in (upper, lower):

@@ -7,7 +7,8 @@ from rm_jax.evals import breakdown
 from rm_jax.evals.comparison import write_comparison
 from rm_jax.evals.page import html_page
 from rm_jax.evals.runs import Run, read_run
-from rm_jax.evals.sections import best_of_n_in_words, every_section
+from rm_jax.evals.score_sections import best_of_n_in_words
+from rm_jax.evals.sections import every_section
 from rm_jax.types import UserError
 
 PAGE = "report.html"
@@ -60,7 +61,7 @@ def write_report(
     folder=folder,
   )
   (folder / PAGE).write_text(page, "utf-8")
-  drawn = [section.picture for section in sections if section.picture]
+  drawn = [name for section in sections for name, _ in section.pictures]
   lines = [
     headline(run.results),
     f"{folder / PAGE}, with {', '.join(drawn)}",
