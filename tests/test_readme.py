@@ -82,6 +82,7 @@ MISSING = {
   "doctor": "pairs.jsonl",
   "eval": "test",
   "score": "to_score",
+  "report": "runs/mine",
 }
 
 
