@@ -63,7 +63,15 @@ setuptools.setup(
   license="Apache-2.0",
   python_requires=">=3.11",
   packages=setuptools.find_namespace_packages(include=["rm_jax", "rm_jax.*"]),
-  package_data={"rm_jax": ["data/arithmetic/*.jsonl", "data/arithmetic/*.md"]},
+  package_data={
+    "rm_jax": [
+      "data/arithmetic/*.jsonl",
+      "data/arithmetic/*.md",
+      "data/text_world/*.jsonl",
+      "data/text_world/*.gz",
+      "data/text_world/*.md",
+    ]
+  },
   install_requires=CORE,
   extras_require=EXTRAS,
   entry_points={"console_scripts": ["rm-jax = rm_jax.main:main"]},

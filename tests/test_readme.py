@@ -82,7 +82,7 @@ MISSING = {
   "doctor": "pairs.jsonl",
   "eval": "test",
   "score": "to_score",
-  "report": "runs/mine",
+  "report": "mine: expected the workdir",
 }
 
 

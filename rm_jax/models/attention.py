@@ -1,5 +1,6 @@
 """Attention over packed rows: one rule says who sees whom."""
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -23,17 +24,26 @@ class Forest(NamedTuple):
 
 
 class Past(NamedTuple):
-  """Keys and values from earlier steps, for rows that hold one tree each.
+  """Keys and values of earlier tokens, for rows that hold one tree each.
 
-  Such a row is the next token of each of L branches: the trunk's keys serve
-  them all, and a branch has M columns of its own. Column m of a branch is the
-  token m places after its fork. Stacked over layers, an axis stands in front.
+  Such a row is the next token of each of L branches of a trunk of T tokens.
+  The trunk's keys stand once and serve every branch; of the M columns of a
+  branch, column m is the token m places after its fork. Columns are next to
+  last: with heads there XLA:CPU takes four times as long for the products.
   """
 
-  trunk_k: Float[Array, "*N B T J d"]
-  trunk_v: Float[Array, "*N B T J d"]
-  own_k: Float[Array, "*N B L M J d"]
-  own_v: Float[Array, "*N B L M J d"]
+  trunk_k: Float[Array, "B J T d"]
+  trunk_v: Float[Array, "B J T d"]
+  own_k: Float[Array, "B L J M d"]
+  own_v: Float[Array, "B L J M d"]
+
+
+class PastMask(NamedTuple):
+  """Which columns of a `Past` next tokens see, and which become theirs."""
+
+  trunk: Bool[Array, "B L T"]
+  own: Bool[Array, "B L M"]
+  column: Int[Array, ""]
 
 
 def visible(forest: Forest, *, window: int) -> Bool[Array, "B L L"]:
@@ -83,23 +93,21 @@ def attend(
   return mixed.reshape(rows, length, heads, size)
 
 
-def visible_past(
-  forest: Forest, *, trunk: int, own: int, window: int
-) -> tuple[Bool[Array, "B L T"], Bool[Array, "B L M"]]:
-  """True where a branch's next token sees column T of the trunk, M of its own.
+def visible_past(forest: Forest, past: Past, *, window: int) -> PastMask:
+  """Where next tokens see the columns of a past, and where they go themselves.
 
-  The rule of `visible` for keys of a `Past`: the trunk below the fork, the
-  branch below the token itself, both within the window.
+  The rule of `visible`: the trunk below the fork, the branch up to the token
+  itself, both within the window.
   """
-  forks, positions = forest.fork_positions[..., None], forest.positions
-  positions = positions[..., None]
-  on_trunk = jnp.arange(trunk)[None, None]
-  on_branch = forks + jnp.arange(own)[None, None]
-  masks = [on_trunk < forks, on_branch < positions]
+  forks = forest.fork_positions[..., None]
+  positions = forest.positions[..., None]
+  on_trunk = jnp.arange(past.trunk_k.shape[-2])[None, None]
+  on_branch = forks + jnp.arange(past.own_k.shape[-2])[None, None]
+  trunk, own = on_trunk < forks, on_branch <= positions
   if window:
-    masks[0] &= positions - on_trunk < window
-    masks[1] &= positions - on_branch < window
-  return tuple(masks)
+    trunk &= positions - on_trunk < window
+    own &= positions - on_branch < window
+  return PastMask(trunk, own, (positions - forks)[0, 0, 0])
 
 
 def attend_past(
@@ -107,32 +115,46 @@ def attend_past(
   k: Float[Array, "B L J d"],
   v: Float[Array, "B L J d"],
   past: Past,
-  mask: tuple[Bool[Array, "B L T"], Bool[Array, "B L M"]],
+  mask: PastMask,
   *,
   dtype,
-) -> Float[Array, "B L H d"]:
+) -> tuple[Float[Array, "B L H d"], Array, Array]:
   """Softmax attention of one token per branch to its past and to itself.
 
-  Equals `attend` over trunk, branch and token laid out as one row.
+  Equals `attend` over trunk, branches and tokens laid out as one row. Also
+  returns the branches' keys and values with those of the tokens.
   """
   rows, length, heads, size = q.shape
   kv_heads = k.shape[2]
-  q = q.reshape(rows, length, kv_heads, heads // kv_heads, size)
-  q = q / math.sqrt(size)
-  trunk, own = mask[0][:, None, None], mask[1][:, None, None]
+  runs = heads // kv_heads
+  product = functools.partial(dot, dtype=dtype)
+  q = q.reshape(rows, length, kv_heads, runs, size) / math.sqrt(size)
+
+  def put(cache, x):
+    x = x[:, :, :, None].astype(cache.dtype)
+    return jax.lax.dynamic_update_slice_in_dim(cache, x, mask.column, axis=3)
+
+  # Before anything reads them, so that they are changed in place.
+  own_k, own_v = put(past.own_k, k), put(past.own_v, v)
+
+  def by_head(x):  # [B L J g x] -> [B J L*g x]: all branches in one product
+    x = x.transpose(0, 2, 1, 3, 4)
+    return x.reshape(rows, kv_heads, length * runs, x.shape[-1])
+
+  def by_branch(x):  # and back
+    x = x.reshape(rows, kv_heads, length, runs, x.shape[-1])
+    return x.transpose(0, 2, 1, 3, 4)
+
+  on_trunk = by_branch(product("bjqd,bjtd->bjqt", by_head(q), past.trunk_k))
+  on_branch = product("bljgd,bljmd->bljgm", q, own_k)
+  trunk, own = mask.trunk[:, :, None, None], mask.own[:, :, None, None]
   scores = [
-    jnp.where(
-      trunk, dot("bljgd,btjd->bjglt", q, past.trunk_k, dtype=dtype), HIDDEN
-    ),
-    jnp.where(
-      own, dot("bljgd,blmjd->bjglm", q, past.own_k, dtype=dtype), HIDDEN
-    ),
-    dot("bljgd,bljd->bjgl", q, k, dtype=dtype)[..., None],
+    jnp.where(trunk, on_trunk, HIDDEN),
+    jnp.where(own, on_branch, HIDDEN),
   ]
   weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1)
-  ends = (trunk.shape[-1], weights.shape[-1] - 1)
-  on_trunk, on_branch, on_itself = jnp.split(weights, ends, axis=-1)
-  mixed = dot("bjglt,btjd->bljgd", on_trunk, past.trunk_v, dtype=dtype)
-  mixed += dot("bjglm,blmjd->bljgd", on_branch, past.own_v, dtype=dtype)
-  mixed += dot("bjgl,bljd->bljgd", on_itself[..., 0], v, dtype=dtype)
-  return mixed.reshape(rows, length, heads, size)
+  on_trunk, on_branch = jnp.split(weights, [trunk.shape[-1]], axis=-1)
+  mixed = by_branch(
+    product("bjqt,bjtd->bjqd", by_head(on_trunk), past.trunk_v)
+  ) + product("bljgm,bljmd->bljgd", on_branch, own_v)
+  return mixed.reshape(rows, length, heads, size), own_k, own_v

@@ -112,12 +112,12 @@ class Attention(nn.Module):
     q = rotate(project(c.heads, "q"), *turn)
     k = rotate(project(c.kv_heads, "k"), *turn)
     v = project(c.kv_heads, "v")
-    self.sow("intermediates", "keys", k)
-    self.sow("intermediates", "values", v)
     if past is None:
       mixed = attend(q, k, v, mask, dtype=self.dtype)
     else:
-      mixed = attend_past(q, k, v, past, mask, dtype=self.dtype)
+      mixed, k, v = attend_past(q, k, v, past, mask, dtype=self.dtype)
+    self.sow("intermediates", "keys", k)
+    self.sow("intermediates", "values", v)
     mixed = mixed.reshape(rows, length, c.heads * c.head_dim)
     return Linear(c.width, ("heads", "embed"), self.dtype, name="o")(mixed)
 
@@ -145,7 +145,7 @@ class Layer(nn.Module):
   dtype: Any
 
   @nn.compact
-  def __call__(self, x, past, turn, mask):
+  def __call__(self, x, turn, mask, past=None):
     c = self.config
     attention = Attention(c, self.dtype, name="attn")
     h = RMSNorm(c.norm_eps, name="attn_norm")(x)
@@ -197,8 +197,8 @@ class Decoder(nn.Module):
   are two subtrees. Compute follows `dtype`; parameters, residual stream,
   norms and softmax are float32.
 
-  With a `past` (stacked over layers) a row is the next token of each of L
-  branches: see `models/decode.py`. It needs all layers in one stack.
+  With a `past`, one for each layer, a row is the next token of each of L
+  branches of one tree, and `layers_N` is one layer: no stack, no scan.
   """
 
   config: DecoderConfig
@@ -211,7 +211,7 @@ class Decoder(nn.Module):
     self,
     tokens: Int[Array, "B L"],
     forest: Forest,
-    past: Past | None = None,
+    past: tuple[Past, ...] = (),
   ) -> Float[Array, "B L D"]:
     c = self.config
     if sum(self.segments) != c.layers:
@@ -222,12 +222,13 @@ class Decoder(nn.Module):
     x = Embed(c, name="embed")(tokens)
     x = nn.with_logical_constraint(x, ("batch", "length", "stream"))
     turn = rotary(forest.positions, size=c.head_dim, theta=c.rope_theta)
-    if past is None:
-      mask = visible(forest, window=c.window)
+    if past:
+      mask = visible_past(forest, past[0], window=c.window)
     else:
-      assert len(self.segments) == 1, self.segments
-      trunk, own = past.trunk_k.shape[2], past.own_k.shape[3]
-      mask = visible_past(forest, trunk=trunk, own=own, window=c.window)
+      mask = visible(forest, window=c.window)
+    for index, before in enumerate(past):
+      one = Layer(c, self.dtype, name=f"layers_{index}")
+      x, _ = one(x, turn, mask, before)
     layer = Layer
     if self.remat:
       layer = nn.remat(
@@ -235,16 +236,16 @@ class Decoder(nn.Module):
         prevent_cse=False,
         policy=jax.checkpoint_policies.nothing_saveable,
       )
-    for index, length in enumerate(self.segments):
+    for index, length in enumerate(() if past else self.segments):
       stack = nn.scan(
         layer,
         variable_axes={"params": 0, "intermediates": 0},
         split_rngs={"params": True},
-        in_axes=(0, nn.broadcast, nn.broadcast),
+        in_axes=nn.broadcast,
         length=length,
         metadata_params={nn.PARTITION_NAME: "layers"},
       )
-      x, _ = stack(c, self.dtype, name=f"layers_{index}")(x, past, turn, mask)
+      x, _ = stack(c, self.dtype, name=f"layers_{index}")(x, turn, mask)
     if not c.tied:
       Unembed(c, name="lm_head")()
     return RMSNorm(c.norm_eps, name="final_norm")(x)

@@ -1,0 +1,397 @@
+"""Sampling: prompts in, completions that the decoder writes out.
+
+A decoding step is a forward of the same decoder over rows that hold the next
+token of every completion of one prompt: a tree with the prompt as its trunk.
+Earlier keys and values come from a cache, those of a prompt once for all of
+its completions.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+from tqdm import tqdm
+
+from rm_jax.models.attention import Forest, Past
+from rm_jax.models.dots import dot
+from rm_jax.models.transformer import Decoder, DecoderConfig, unembedding
+from rm_jax.types import UserError
+
+SIDE_BY_SIDE = 128  # completions in a batch, at most
+CACHE_BYTES = 1 << 30  # of keys and values in a batch, at most
+SHORTEST = 16  # columns of a prompt: this, or a power of two above it
+BLOCK = 256  # tokens whose mass is added up before any is looked at
+DTYPES = ("bfloat16", "float32")
+
+
+class Rule(NamedTuple):
+  """Everything static about the sampling of one batch."""
+
+  config: DecoderConfig
+  dtype: str
+  max_tokens: int
+  temperature: float
+  top_p: float
+
+
+def sample(
+  config: DecoderConfig,
+  params: dict,
+  prompts: list[list[int]],
+  *,
+  samples: int,
+  max_tokens: int,
+  temperature: float,
+  top_p: float,
+  stop: tuple[int, ...],
+  seed: int,
+  dtype: str,
+) -> list[list[list[int]]]:
+  """`samples` completions of every prompt, as token ids.
+
+      mass = exp(logits / temperature), 0 outside the nucleus
+      token = first one at which the running sum of mass exceeds u * its total
+      u = uniform(fold_in of the seed with prompt index, sample index, step)
+
+  So what is drawn for a prompt depends on its place in the list, and neither
+  on the other prompts nor on how they are batched; but where u falls within
+  rounding (1e-6) of a border, another batch size may draw the neighbour.
+
+  Source of the nucleus: see `nucleus`.
+
+  Args:
+    params: the canonical tree (one stack of layers), numpy or jax.
+    prompts: token ids, of any lengths.
+    max_tokens: of a completion, its end included.
+    temperature: 0 takes the most probable token; the samples are then equal.
+    top_p: 1 draws from the whole vocabulary.
+    stop: ids that end a completion; the one that did is its last token.
+    dtype: of the matrix products and the cache; float32 or bfloat16.
+
+  Raises:
+    UserError: a prompt is empty, a number is out of its range.
+  """
+  stop = tuple(stop)
+  rule = Rule(config, str(dtype), max_tokens, float(temperature), float(top_p))
+  _check(rule, prompts, samples, stop)
+  completions = [[[] for _ in range(samples)] for _ in prompts]
+  if not prompts:
+    return completions
+  # Longest first: neighbours share their padding, and memory that does not
+  # suffice is missed at once.
+  order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+  rows, width = _batch_shape(
+    rule, len(prompts), _bucket(len(prompts[order[0]])), samples
+  )
+  params = jax.tree.map(jnp.asarray, params)
+  layers, table = cut(rule, params)
+  bar = tqdm(
+    total=len(prompts) * samples, desc="sample", unit="completion", disable=None
+  )
+  for begin in range(0, len(order), rows):
+    batch = order[begin : begin + rows]
+    tokens = np.zeros((rows, _bucket(len(prompts[batch[0]]))), np.int32)
+    lengths = np.ones(rows, np.int32)
+    index = np.full(rows, -1, np.int32)  # rows without a prompt stay -1
+    index[: len(batch)] = batch
+    for row, i in enumerate(batch):
+      tokens[row, : len(prompts[i])] = prompts[i]
+      lengths[row] = len(prompts[i])
+    trunk, hidden = prefill(rule, params, tokens, lengths)
+    for first in range(0, samples, width):
+      number = np.arange(first, first + width, dtype=np.int32)
+      where = (index[:, None] >= 0) & (number < samples)[None]
+      keys = _keys(jax.random.key(seed), index, number)
+      drawn, ends = jax.device_get(
+        _decode(
+          rule,
+          layers,
+          table,
+          trunk,
+          hidden,
+          lengths,
+          keys,
+          where,
+          np.array(stop, np.int32),
+        )
+      )
+      for row, column in np.argwhere(where):
+        ids = drawn[row, column, : ends[row, column]].tolist()
+        completions[index[row]][number[column]] = ids
+      bar.update(int(where.sum()))
+  bar.close()
+  return completions
+
+
+# ---------------------------------------------------------------- one batch
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def cut(rule, params):
+  """(the tree with a subtree for every layer, the unembedding), rounded.
+
+  At every step, cutting a layer out of a stack and rounding it there costs as
+  much as computing with it. The residual stream stays float32, so the embedding
+  table does, and the norms.
+  """
+  c = rule.config
+  layers = {
+    f"layers_{n}": jax.tree.map(
+      lambda x, n=n: x[n].astype(rule.dtype) if x.ndim == 3 else x[n],
+      params["layers_0"],
+    )
+    for n in range(c.layers)
+  }
+  table = unembedding(params, c).astype(rule.dtype)
+  return {**params, **layers}, table
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def prefill(rule, params, tokens, lengths):
+  """(keys, values) of the prompts by layer; the hidden states at their ends."""
+  c = rule.config
+  columns = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
+  columns = jnp.broadcast_to(columns, tokens.shape)
+  real = (columns < lengths[:, None]).astype(jnp.int32)
+  forest = Forest(real, 0 * columns, columns, 0 * columns)
+  decoder = Decoder(c, (c.layers,), rule.dtype, remat=False)
+  hidden, sown = decoder.apply(
+    {"params": params}, tokens, forest, mutable=["intermediates"]
+  )
+  attention = sown["intermediates"]["layers_0"]["attn"]
+  k, v = (
+    attention[name][0].swapaxes(2, 3).astype(rule.dtype)  # [N, B, J, T, d]
+    for name in ("keys", "values")
+  )
+  trunk = [(k[n], v[n]) for n in range(c.layers)]
+  return trunk, jnp.take_along_axis(hidden, lengths[:, None, None] - 1, axis=1)
+
+
+@jax.jit
+def _keys(key, index, number):
+  """The key of every completion [B, L]: the seed's with prompt and sample."""
+  fold = jax.random.fold_in
+  return jax.vmap(lambda i: jax.vmap(lambda n: fold(fold(key, i), n))(number))(
+    index
+  )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _decode(
+  rule, params, table, trunk, hidden, lengths, keys, where, stop
+) -> tuple[Int[Array, "B L M"], Int[Array, "B L"]]:
+  """Completions of a batch of prompts, and how many tokens each has."""
+  put = jax.lax.dynamic_update_slice_in_dim
+
+  def write(state, hidden, own):
+    """Draws a token at every end and puts it there."""
+    step, tokens, ends, done, _ = state
+    logits = dot("bld,vd->blv", hidden, table, dtype=rule.dtype)
+    drawn = draw(logits, keys, step, rule)
+    tokens = put(tokens, drawn[..., None], step, axis=2)
+    ends = jnp.where(done, ends, step + 1)
+    done |= (drawn[..., None] == stop[None, None]).any(axis=-1)
+    return step + 1, tokens, ends, done, own
+
+  def advance_and_write(state):
+    step, tokens, _, _, own = state
+    last = jax.lax.dynamic_index_in_dim(tokens, step - 1, 2, keepdims=False)
+    return write(
+      state, *advance(rule, params, trunk, own, last, lengths, step - 1)
+    )
+
+  def unfinished(state):
+    step, _, _, done, _ = state
+    return (step < rule.max_tokens) & ~done.all()
+
+  tokens = jnp.zeros((*where.shape, rule.max_tokens), jnp.int32)
+  nothing = jnp.zeros(where.shape, jnp.int32)
+  own = empty_branches(rule, *where.shape)
+  state = (jnp.int32(0), tokens, nothing, ~where, own)
+  hidden = jnp.broadcast_to(hidden, (*where.shape, hidden.shape[-1]))
+  state = write(state, hidden, own)
+  _, tokens, ends, _, _ = jax.lax.while_loop(
+    unfinished, advance_and_write, state
+  )
+  return tokens, ends
+
+
+def empty_branches(rule: Rule, rows: int, width: int) -> list:
+  """(keys, values) of every layer, with room for max_tokens in each branch."""
+  c = rule.config
+  shape = (rows, width, c.kv_heads, rule.max_tokens, c.head_dim)
+  return [(jnp.zeros(shape, rule.dtype),) * 2 for _ in range(c.layers)]
+
+
+def advance(
+  rule: Rule,
+  params: dict,
+  trunk: list,
+  own: list,
+  last: Int[Array, "B L"],
+  lengths: Int[Array, " B"],
+  column: Int[Array, ""],
+) -> tuple[Float[Array, "B L D"], list]:
+  """Hidden states after one more token of every branch; the branches with it.
+
+  Args:
+    params: what `cut` returns.
+    trunk: (keys, values) of every layer, what `prefill` returns.
+    own: the same of the branches, which hold `column` tokens.
+    last: the tokens.
+    lengths: of the prompts: where the branches fork.
+  """
+  c = rule.config
+  branches = 1 + jnp.arange(last.shape[1], dtype=jnp.int32)[None]
+  branches = jnp.broadcast_to(branches, last.shape)
+  forks = jnp.broadcast_to(lengths[:, None], last.shape)
+  forest = Forest(jnp.ones_like(forks), branches, forks + column, forks)
+  past = tuple(Past(*t, *o) for t, o in zip(trunk, own, strict=True))
+  decoder = Decoder(c, (c.layers,), rule.dtype, remat=False)
+  hidden, sown = decoder.apply(
+    {"params": params}, last, forest, past, mutable=["intermediates"]
+  )
+  layers = (sown["intermediates"][f"layers_{n}"] for n in range(c.layers))
+  return hidden, [
+    (x["attn"]["keys"][0], x["attn"]["values"][0]) for x in layers
+  ]
+
+
+# ---------------------------------------------------------------- one token
+
+
+def draw(
+  logits: Float[Array, "B L V"],
+  keys: Array,
+  step: Int[Array, ""],
+  rule: Rule,
+) -> Int[Array, "B L"]:
+  """Token ids, each drawn by its key and the step; see `sample`."""
+  if rule.temperature == 0:
+    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+  scaled = logits / rule.temperature
+  mass = jnp.exp(scaled - scaled.max(axis=-1, keepdims=True))
+  if rule.top_p < 1:
+    mass = nucleus(mass, rule.top_p)
+  fold = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))
+  uniform = jax.vmap(jax.vmap(jax.random.uniform))(fold(keys, step))
+  return invert(mass, uniform)
+
+
+def nucleus(mass: Float[Array, "B L V"], top_p: float) -> Float[Array, "B L V"]:
+  """The mass of the fewest tokens that hold `top_p` of it all, 0 elsewhere.
+
+  Most probable first; where tokens tie at the border, all of them stay.
+  `mass` lies in [0, 1]. The least mass that stays is found by bisection over
+  the bits of a float, whose order is that of the numbers: 30 sums, where to
+  sort 49,152 tokens takes twenty times as long.
+  """
+  above = np.float32(1).view(np.int32) + 1  # nothing weighs so much
+
+  # By blocks: so XLA:CPU adds up whole vectors.
+  size = mass.shape[-1]
+  blocks = jnp.pad(mass, ((0, 0), (0, 0), (0, -size % BLOCK)))
+  blocks = blocks.reshape(-1, blocks.shape[-1] // BLOCK, BLOCK)
+
+  def least(mass):  # [blocks, BLOCK]
+    needed = top_p * mass.sum(axis=0).sum()
+
+    def halve(_, bounds):
+      low, high = bounds
+      middle = low + (high - low) // 2
+      border = jax.lax.bitcast_convert_type(middle, jnp.float32)
+      held = jnp.where(mass >= border, mass, 0.0).sum(axis=0).sum()
+      enough = held >= needed
+      return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+
+    bounds = (jnp.int32(0), jnp.int32(above))
+    low, _ = jax.lax.fori_loop(0, 30, halve, bounds)
+    return jax.lax.bitcast_convert_type(low, jnp.float32)
+
+  # Row by row: one row stays in the cache of a core while it is searched.
+  border = jax.lax.map(least, blocks)
+  return jnp.where(mass >= border.reshape(*mass.shape[:-1], 1), mass, 0.0)
+
+
+def invert(
+  mass: Float[Array, "B L V"], uniform: Float[Array, "B L"]
+) -> Int[Array, "B L"]:
+  """First token at which the running sum exceeds uniform * the whole sum.
+
+  In two stages, block and token: one running sum over the vocabulary costs
+  forty times as much.
+  """
+  size = mass.shape[-1]
+  mass = jnp.pad(mass, ((0, 0), (0, 0), (0, -size % BLOCK)))
+  mass = mass.reshape(*uniform.shape, -1, BLOCK)
+  sums = jnp.cumsum(mass.sum(axis=-1), axis=-1)
+  goal = uniform * sums[..., -1]
+  block = (sums <= goal[..., None]).sum(axis=-1)
+  pick = functools.partial(jnp.take_along_axis, axis=2)
+  before = jnp.where(block > 0, pick(sums, block[..., None] - 1)[..., 0], 0.0)
+  inside = pick(mass, block[..., None, None])[..., 0, :]
+  passed = jnp.cumsum(inside, axis=-1) <= (goal - before)[..., None]
+  # Rounding may pass a block's whole sum: its last token that weighs anything.
+  last = BLOCK - 1 - jnp.argmax(inside[..., ::-1] > 0, axis=-1)
+  return block * BLOCK + jnp.minimum(passed.sum(axis=-1), last)
+
+
+# ---------------------------------------------------------------- sizes
+
+
+def _bucket(length: int) -> int:
+  """Columns for a prompt of this length: few shapes are compiled."""
+  return max(SHORTEST, 1 << (length - 1).bit_length())
+
+
+def _batch_shape(rule, prompts, length, samples) -> tuple[int, int]:
+  """(prompts, samples of each) in a batch: full ones, as equal as can be."""
+  c = rule.config
+  bytes_each = 2 * jnp.dtype(rule.dtype).itemsize  # a key and a value
+  room = CACHE_BYTES // (bytes_each * c.layers * c.kv_heads * c.head_dim)
+  most = max(1, min(SIDE_BY_SIDE, (room - length) // rule.max_tokens))
+  width = _even(samples, most)
+  most = min(SIDE_BY_SIDE // width, room // (length + width * rule.max_tokens))
+  return _even(prompts, max(1, most)), width
+
+
+def _even(count: int, most: int) -> int:
+  """The size of the fewest equal parts of at most `most`."""
+  return -(-count // -(-count // most))
+
+
+def _check(rule, prompts, samples, stop):
+  size = rule.config.vocab_size
+  at_least_one = {"samples": samples, "max_tokens": rule.max_tokens}
+  for name, value in at_least_one.items():
+    if value < 1:
+      raise UserError(f"{name}={value} must be 1 or more.")
+  if not 0 <= rule.temperature < float("inf"):
+    raise UserError(
+      f"temperature={rule.temperature} must be 0 (the most probable token) or "
+      "more."
+    )
+  if not 0 < rule.top_p <= 1:
+    raise UserError(
+      f"top_p={rule.top_p} must be above 0 and at most 1 (the whole "
+      "vocabulary)."
+    )
+  if rule.dtype not in DTYPES:
+    raise UserError(f"dtype={rule.dtype!r} is not known. Known: {DTYPES}.")
+  for i, prompt in enumerate(prompts):
+    if not len(prompt):
+      raise UserError(
+        f"prompts[{i}]: expected one token or more, got none; begin with the "
+        "BOS token"
+      )
+  named = {"stop": stop} | {f"prompts[{i}]": x for i, x in enumerate(prompts)}
+  for name, ids in named.items():
+    wrong = [x for x in ids if not 0 <= x < size]
+    if wrong:
+      raise UserError(
+        f"{name}: expected token ids below {size}, the decoder's vocabulary, "
+        f"got {wrong[0]}; use the tokenizer of the weights"
+      )
