@@ -30,12 +30,12 @@ from rm_jax.data.tokenizers import (
 from rm_jax.models.convert import load_pretrained
 from rm_jax.models.transformer import DecoderConfig
 from rm_jax.objectives import LossSpec
-from rm_jax.places import EMBEDDED, locate, scheme
+from rm_jax.places import EMBEDDED, local_path, locate, scheme
 from rm_jax.reward_model import HeadSpec, ModelSpec
 from rm_jax.train.checkpoint import load_params
 from rm_jax.train.evaluate import Scored, eval_body, score_dataset
 from rm_jax.train.init import check_base, digest, init_from, make_spec
-from rm_jax.train.mirror import is_mirrored, open_mirror
+from rm_jax.train.mirror import fetch_mirror
 from rm_jax.train.optim import merge, split_trainable
 from rm_jax.types import Record, UserError
 
@@ -96,7 +96,7 @@ class RewardModel:
     if dtype not in DTYPES:
       raise UserError(f"dtype={dtype!r} is not known. Known: {DTYPES}.")
     if scheme(x):
-      x = open_mirror(x).folder if is_mirrored(x) else locate(x)
+      x = local_path(x) or fetch_mirror(str(x)) or locate(x)
     found = _find_run(pathlib.Path(x))
     if found is None:
       return _load_published(cls, x, dtype)

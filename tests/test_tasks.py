@@ -25,7 +25,6 @@ from rm_jax.objectives import (
   HEAD_OF,
   SUMS,
   LossSpec,
-  check_fit,
   loss_sums,
   mean_loss,
 )
@@ -361,14 +360,6 @@ def test_names_and_weights_of_tasks_and_sources():
       validate(config_with(data__source="a,b", data__weights=weights))
   (got,) = read_tasks(config_with(data__source="a,b", data__weights=(1.0, 3.0)))
   assert got.sources == (("a", 1.0), ("b", 3.0))
-
-
-def test_every_regularizer_and_pooling_has_a_fit():
-  loss = LossSpec("squared_error", 0.0, discount=1.0, trace=1.0)
-  assert check_fit(loss, head="scalar", pooling="every_token") is None
-  assert {"centering", "score_square", "group_variance", "hidden_square"} <= (
-    LOSSES.keys()
-  )
 
 
 # --------------------------------------------------------------- whole runs

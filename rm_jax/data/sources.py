@@ -17,7 +17,7 @@ from rm_jax.data.fields import BadRow
 from rm_jax.data.hub import hub_files
 from rm_jax.data.parquet import read_parquet
 from rm_jax.data.recognise import check_kind, row_items
-from rm_jax.data.rejects import Reject, check_share, write_rejects
+from rm_jax.data.rejects import Reject
 from rm_jax.places import (
   Remote,
   list_folder,
@@ -31,23 +31,6 @@ from rm_jax.types import Record, UserError
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet")
 CHUNK = 1 << 16  # characters read at a time from a JSON array
 HEAD = 1 << 16  # bytes that tell what a JSON file holds
-
-
-def load(path, *, kind="auto", max_reject_share: float, rejects_path) -> list:
-  """Returns the records of a file or folder; rejects are written and counted.
-
-  Writes `rejects_path`, one JSON object {file, line, reason} per line. Raises
-  UserError when nothing is read or more than `max_reject_share` is rejected.
-  """
-  records, rejects = [], []
-  for item in read_records(path, kind=kind):
-    (rejects if isinstance(item, Reject) else records).append(item)
-  write_rejects(rejects, rejects_path)
-  total = len(records) + len(rejects)
-  if not total:
-    raise UserError(f"{path} holds no records, expected at least one row.")
-  check_share(rejects, total, max_reject_share=max_reject_share)
-  return records
 
 
 def read_records(path, *, kind="auto"):

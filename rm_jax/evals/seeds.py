@@ -9,12 +9,13 @@ import pathlib
 
 import numpy as np
 
+from rm_jax.evals.runs import read_scores
 from rm_jax.metrics import accuracy, bootstrap_interval
 from rm_jax.train.checkpoint import write_json
 from rm_jax.types import UserError
 
 COMPARED = ("accuracy", "length_only_accuracy", "accuracy_over_length")
-SAME = ("comparisons", "record", "length")  # of the evaluation sets
+SAME = ("chosen", "rejected", "prompt", "length")  # of the evaluation sets
 
 
 def merge(workdirs: list[pathlib.Path]) -> dict:
@@ -34,9 +35,10 @@ def merge(workdirs: list[pathlib.Path]) -> dict:
         "command."
       )
     runs.append(json.loads((workdir / "results.json").read_text()))
-    scores.append(dict(np.load(workdir / "scores.npz")))
+    scores.append(read_scores(workdir / "scores.npz"))
     for name in SAME:
-      if not np.array_equal(scores[0][name], scores[-1][name]):
+      one, other = (getattr(s, name) for s in (scores[0], scores[-1]))
+      if not np.array_equal(one, other):
         raise UserError(
           f"{workdir}: another evaluation set than {workdirs[0]} ({name} "
           "differ). Merge runs that differ in config.seed only."
@@ -74,24 +76,26 @@ def merge(workdirs: list[pathlib.Path]) -> dict:
 
 def _credits(scores, runs):
   """{metric: (credit per comparison, mean over seeds; its prompt)}."""
-  group, i, j = scores[0]["comparisons"].T
-  if not len(group):
+  chosen, rejected = scores[0].chosen, scores[0].rejected
+  if not len(chosen):
     return {}
-  starts = np.searchsorted(scores[0]["group"], group)
-  chosen, rejected = starts + i, starts + j
   credit = np.mean(
     [
-      accuracy(s["scores"][chosen], s["scores"][rejected], ties="half")
+      accuracy(s.scores[chosen], s.scores[rejected], ties="half")
       for s in scores
     ],
     axis=0,
   )
-  length = scores[0]["length"]
+  length = scores[0].length
   longer = accuracy(length[chosen], length[rejected], ties="half")
   stated = runs[0]["metrics"]["length_only_accuracy"]["value"]
   if abs(longer.mean() - stated) > 1e-9:  # the shorter one is the baseline
     longer = 1 - longer
-  prompt = scores[0]["record"][chosen]
+  # Numbers in the order of the file, so that resamples do not hang on hashes.
+  _, first, same = np.unique(
+    scores[0].prompt, return_index=True, return_inverse=True
+  )
+  prompt = first[same][scores[0].group[chosen]]
   return {
     "accuracy": (credit, prompt),
     "length_only_accuracy": (longer, prompt),

@@ -20,7 +20,9 @@ from rm_jax.models.dots import dot
 from rm_jax.models.transformer import Decoder, DecoderConfig, unembedding
 from rm_jax.types import UserError
 
-SIDE_BY_SIDE = 128  # completions in a batch, at most
+# Completions in a batch, at most. Of 32, 128 and 256 the fastest on two cores
+# (bench/decode.py): fewer do not pay for reading the weights.
+SIDE_BY_SIDE = 128
 CACHE_BYTES = 1 << 30  # of keys and values in a batch, at most
 SHORTEST = 16  # columns of a prompt: this, or a power of two above it
 BLOCK = 256  # tokens whose mass is added up before any is looked at
@@ -52,7 +54,7 @@ def sample(
 ) -> list[list[list[int]]]:
   """`samples` completions of every prompt, as token ids.
 
-      mass = exp(logits / temperature), 0 outside the nucleus
+      mass = exp(logits / temperature), 0 outside the `nucleus`
       token = first one at which the running sum of mass exceeds u * its total
       u = uniform(fold_in of the seed with prompt index, sample index, step)
 
@@ -60,19 +62,18 @@ def sample(
   on the other prompts nor on how they are batched; but where u falls within
   rounding (1e-6) of a border, another batch size may draw the neighbour.
 
-  Source of the nucleus: see `nucleus`.
-
   Args:
     params: the canonical tree (one stack of layers), numpy or jax.
     prompts: token ids, of any lengths.
-    max_tokens: of a completion, its end included.
+    max_tokens: of a completion, its end included. Room for so many keys and
+      values is taken at once.
     temperature: 0 takes the most probable token; the samples are then equal.
     top_p: 1 draws from the whole vocabulary.
     stop: ids that end a completion; the one that did is its last token.
-    dtype: of the matrix products and the cache; float32 or bfloat16.
+    dtype: of the matrix products and the cache; bfloat16 or float32.
 
   Raises:
-    UserError: a prompt is empty, a number is out of its range.
+    UserError: an empty prompt, or a number or token id out of its range.
   """
   stop = tuple(stop)
   rule = Rule(config, str(dtype), max_tokens, float(temperature), float(top_p))
@@ -88,6 +89,7 @@ def sample(
   )
   params = jax.tree.map(jnp.asarray, params)
   layers, table = cut(rule, params)
+  ends_by = np.array(stop, np.int32)
   bar = tqdm(
     total=len(prompts) * samples, desc="sample", unit="completion", disable=None
   )
@@ -105,18 +107,9 @@ def sample(
       number = np.arange(first, first + width, dtype=np.int32)
       where = (index[:, None] >= 0) & (number < samples)[None]
       keys = _keys(jax.random.key(seed), index, number)
+      state = (trunk, hidden, lengths, keys, where)
       drawn, ends = jax.device_get(
-        _decode(
-          rule,
-          layers,
-          table,
-          trunk,
-          hidden,
-          lengths,
-          keys,
-          where,
-          np.array(stop, np.int32),
-        )
+        _decode(rule, layers, table, *state, ends_by)
       )
       for row, column in np.argwhere(where):
         ids = drawn[row, column, : ends[row, column]].tolist()
@@ -130,12 +123,12 @@ def sample(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def cut(rule, params):
-  """(the tree with a subtree for every layer, the unembedding), rounded.
+def cut(rule: Rule, params: dict) -> tuple[dict, Float[Array, "V D"]]:
+  """The tree with a subtree for every layer, and the unembedding; rounded.
 
-  At every step, cutting a layer out of a stack and rounding it there costs as
-  much as computing with it. The residual stream stays float32, so the embedding
-  table does, and the norms.
+  To cut a layer out of its stack and to round it at every step would cost as
+  much as to compute with it. What the residual stream adds up stays float32:
+  the embedding table, and the norms.
   """
   c = rule.config
   layers = {
@@ -150,8 +143,13 @@ def cut(rule, params):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def prefill(rule, params, tokens, lengths):
-  """(keys, values) of the prompts by layer; the hidden states at their ends."""
+def prefill(
+  rule: Rule,
+  params: dict,
+  tokens: Int[Array, "B T"],
+  lengths: Int[Array, " B"],
+) -> tuple[list, Float[Array, "B 1 D"]]:
+  """(keys, values) of the prompts, by layer; hidden states at their ends."""
   c = rule.config
   columns = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
   columns = jnp.broadcast_to(columns, tokens.shape)
@@ -174,9 +172,8 @@ def prefill(rule, params, tokens, lengths):
 def _keys(key, index, number):
   """The key of every completion [B, L]: the seed's with prompt and sample."""
   fold = jax.random.fold_in
-  return jax.vmap(lambda i: jax.vmap(lambda n: fold(fold(key, i), n))(number))(
-    index
-  )
+  prompts = jax.vmap(fold, (None, 0))(key, index)
+  return jax.vmap(jax.vmap(fold, (None, 0)), (0, None))(prompts, number)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -272,8 +269,8 @@ def draw(
   """Token ids, each drawn by its key and the step; see `sample`."""
   if rule.temperature == 0:
     return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-  scaled = logits / rule.temperature
-  mass = jnp.exp(scaled - scaled.max(axis=-1, keepdims=True))
+  below = logits - logits.max(axis=-1, keepdims=True)
+  mass = jnp.exp(below / rule.temperature)
   if rule.top_p < 1:
     mass = nucleus(mass, rule.top_p)
   fold = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))
@@ -287,16 +284,12 @@ def nucleus(mass: Float[Array, "B L V"], top_p: float) -> Float[Array, "B L V"]:
   Most probable first; where tokens tie at the border, all of them stay.
   `mass` lies in [0, 1]. The least mass that stays is found by bisection over
   the bits of a float, whose order is that of the numbers: 30 sums, where to
-  sort 49,152 tokens takes twenty times as long.
+  sort 49,152 tokens takes ten times as long.
+
+  Source: Holtzman et al. 2020 (ICLR), nucleus sampling.
   """
-  above = np.float32(1).view(np.int32) + 1  # nothing weighs so much
 
-  # By blocks: so XLA:CPU adds up whole vectors.
-  size = mass.shape[-1]
-  blocks = jnp.pad(mass, ((0, 0), (0, 0), (0, -size % BLOCK)))
-  blocks = blocks.reshape(-1, blocks.shape[-1] // BLOCK, BLOCK)
-
-  def least(mass):  # [blocks, BLOCK]
+  def least(mass):  # [V / BLOCK, BLOCK]: XLA:CPU adds up blocks as vectors
     needed = top_p * mass.sum(axis=0).sum()
 
     def halve(_, bounds):
@@ -307,13 +300,14 @@ def nucleus(mass: Float[Array, "B L V"], top_p: float) -> Float[Array, "B L V"]:
       enough = held >= needed
       return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
 
-    bounds = (jnp.int32(0), jnp.int32(above))
-    low, _ = jax.lax.fori_loop(0, 30, halve, bounds)
+    above = np.float32(1).view(np.int32) + 1  # nothing weighs so much
+    low, _ = jax.lax.fori_loop(0, 30, halve, (jnp.int32(0), jnp.int32(above)))
     return jax.lax.bitcast_convert_type(low, jnp.float32)
 
-  # Row by row: one row stays in the cache of a core while it is searched.
-  border = jax.lax.map(least, blocks)
-  return jnp.where(mass >= border.reshape(*mass.shape[:-1], 1), mass, 0.0)
+  # Row by row: a row stays in the cache of a core while it is searched.
+  blocks = _blocks(mass)
+  border = jax.lax.map(least, blocks.reshape(-1, *blocks.shape[2:]))
+  return jnp.where(mass >= border.reshape(*mass.shape[:2], 1), mass, 0.0)
 
 
 def invert(
@@ -324,19 +318,23 @@ def invert(
   In two stages, block and token: one running sum over the vocabulary costs
   forty times as much.
   """
-  size = mass.shape[-1]
-  mass = jnp.pad(mass, ((0, 0), (0, 0), (0, -size % BLOCK)))
-  mass = mass.reshape(*uniform.shape, -1, BLOCK)
-  sums = jnp.cumsum(mass.sum(axis=-1), axis=-1)
+  blocks = _blocks(mass)
+  sums = jnp.cumsum(blocks.sum(axis=-1), axis=-1)
   goal = uniform * sums[..., -1]
   block = (sums <= goal[..., None]).sum(axis=-1)
   pick = functools.partial(jnp.take_along_axis, axis=2)
   before = jnp.where(block > 0, pick(sums, block[..., None] - 1)[..., 0], 0.0)
-  inside = pick(mass, block[..., None, None])[..., 0, :]
+  inside = pick(blocks, block[..., None, None])[..., 0, :]
   passed = jnp.cumsum(inside, axis=-1) <= (goal - before)[..., None]
   # Rounding may pass a block's whole sum: its last token that weighs anything.
   last = BLOCK - 1 - jnp.argmax(inside[..., ::-1] > 0, axis=-1)
   return block * BLOCK + jnp.minimum(passed.sum(axis=-1), last)
+
+
+def _blocks(mass):
+  """[B, L, V] -> [B, L, V / BLOCK, BLOCK], filled up with 0."""
+  mass = jnp.pad(mass, ((0, 0), (0, 0), (0, -mass.shape[-1] % BLOCK)))
+  return mass.reshape(*mass.shape[:2], -1, BLOCK)
 
 
 # ---------------------------------------------------------------- sizes
@@ -384,8 +382,8 @@ def _check(rule, prompts, samples, stop):
   for i, prompt in enumerate(prompts):
     if not len(prompt):
       raise UserError(
-        f"prompts[{i}]: expected one token or more, got none; begin with the "
-        "BOS token"
+        f"prompts[{i}]: expected one token or more, got none; begin it with "
+        "the BOS token."
       )
   named = {"stop": stop} | {f"prompts[{i}]": x for i, x in enumerate(prompts)}
   for name, ids in named.items():
@@ -393,5 +391,5 @@ def _check(rule, prompts, samples, stop):
     if wrong:
       raise UserError(
         f"{name}: expected token ids below {size}, the decoder's vocabulary, "
-        f"got {wrong[0]}; use the tokenizer of the weights"
+        f"got {wrong[0]}; use the tokenizer of the weights."
       )

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from rm_jax.places import cache_folder, local_path, reached, remote
+from rm_jax.places import cache_folder, fetch, local_path, reached, remote
 
 INDEX = "mirror.json"
 STEPS = "checkpoints"  # folder of a workdir, one folder a step
@@ -42,15 +42,14 @@ def open_mirror(workdir: str | Path) -> Mirror:
   folder.mkdir(parents=True)
   mirror = Mirror(folder, url, {})
   place = remote(url)
+  done = _finished(place)
+  if done is None:
+    return mirror
   with reached(url):
-    place.fs.invalidate_cache()
-    if not place.fs.exists(_at(place, INDEX)):
-      return mirror
-    done = set(json.loads(place.fs.cat_file(_at(place, INDEX)))[STEPS])
     root = place.path.rstrip("/") + "/"
     for path in place.fs.find(place.path):
       own = path.removeprefix(root)
-      if own == INDEX or (_step(own) and _step(own) not in done):
+      if own == INDEX or _step(own) not in done | {""}:
         continue
       target = folder / own
       target.parent.mkdir(parents=True, exist_ok=True)
@@ -59,13 +58,16 @@ def open_mirror(workdir: str | Path) -> Mirror:
   return mirror
 
 
-def is_mirrored(source: str | Path) -> bool:
-  """Whether a URL is that of a workdir."""
-  if local_path(source) is not None:
-    return False
-  place = remote(str(source))
-  with reached(str(source)):
-    return place.fs.exists(_at(place, INDEX))
+def fetch_mirror(url: str) -> Path | None:
+  """A local copy of the workdir behind a URL, to read; None if it is none.
+
+  Never the folder that a run of this machine writes into.
+  """
+  place = remote(url)
+  done = _finished(place)
+  if done is None:
+    return None
+  return fetch(place, wanted=lambda name: _step(name) in done | {""})
 
 
 def push(mirror: Mirror) -> None:
@@ -101,6 +103,15 @@ def push(mirror: Mirror) -> None:
     for name in sorted(mirror.sent.keys() - files.keys()):
       place.fs.rm_file(_at(place, name))
       del mirror.sent[name]
+
+
+def _finished(place) -> set | None:
+  """The steps of whole checkpoints; None where no workdir is."""
+  with reached(place.url):
+    place.fs.invalidate_cache()
+    if not place.fs.exists(_at(place, INDEX)):
+      return None
+    return set(json.loads(place.fs.cat_file(_at(place, INDEX)))[STEPS])
 
 
 def _at(place, name: str) -> str:

@@ -42,22 +42,19 @@ def load_sets(config, tokenizer, tasks: list[Task], workdir) -> Sets:
     UserError: too many rejects, a shared prompt, nothing left on a side.
   """
   every, train, test, parts = [], [], [], []
-  counts = {"unreadable": 0}
   rejected = pathlib.Path(workdir) / "rejects.jsonl"
-  for task in tasks:
-    unread = _check_sides(config, task)
-    for place in unread.values():
-      every += place.rejects
-      counts["unreadable"] += len(place.rejects)
+  for place, unread in _check_sides(config, tasks).items():
+    every += unread.rejects
     write_rejects(every, rejected)
-    for name, place in unread.items():
-      if not place.total:
-        raise UserError(f"{name} holds no records, expected at least one row.")
-      check_share(
-        place.rejects,
-        place.total,
-        max_reject_share=config.data.max_reject_share,
-      )
+    if not unread.total:
+      raise UserError(f"{place} holds no records, expected at least one row.")
+    check_share(
+      unread.rejects,
+      unread.total,
+      max_reject_share=config.data.max_reject_share,
+    )
+  counts = {"unreadable": len(every)}
+  for task in tasks:
     for side, out in zip(SIDES, (train, test), strict=True):
       found = _side(config, tokenizer, task, side, parts)
       every += found.rejects + list(found.overlong.values())
@@ -91,48 +88,58 @@ def write_trained_on(workdir, sets: Sets) -> None:
   )
 
 
+def _side_of(config, task: Task, record) -> str:
+  """The side of a record of a task without an evaluation file."""
+  d = config.data
+  held = is_held_out(record, share=d.eval_share, seed=0, by=d.split_by)
+  return SIDES[held]
+
+
 def _records(config, task: Task, place: str, side: str):
   """Yields the records of one side, one at a time."""
-  d = config.data
   for item in read_records(place, kind=task.kind):
     if isinstance(item, Reject):
       continue
-    if task.eval_source:
-      yield item
-      continue
-    held = is_held_out(item, share=d.eval_share, seed=0, by=d.split_by)
-    if held == (side == "test"):
+    if task.eval_source or _side_of(config, task, item) == side:
       yield item
 
 
-def _check_sides(config, task: Task) -> dict[str, Unread]:
+def _check_sides(config, tasks: list[Task]) -> dict[str, Unread]:
   """{place: Unread}; a first pass that keeps no text.
 
   Raises:
-    UserError: a prompt of the evaluation file is in training too.
+    UserError: a prompt that one task evaluates on trains it or another.
   """
-  keys, shared, out = set(), set(), {}
-  places = [place for place, _ in task.sources]
-  last = [task.eval_source] if task.eval_source else []
-  for place in places + last:
-    rejects, total = [], 0
-    for item in read_records(place, kind=task.kind):
-      total += 1
-      if isinstance(item, Reject):
-        rejects.append(item)
-      elif task.eval_source:
-        key = prompt_key(item)
-        if place in last:
-          shared |= {key} & keys
+  train, test, out = set(), {}, {}
+  for task in tasks:
+    name = f"config.tasks.{task.name}" if task.name else "config.data"
+    places = [(place, False) for place, _ in task.sources]
+    places += [(task.eval_source, True)] if task.eval_source else []
+    for place, evaluation in places:
+      key = f"{name}.{'eval_source' if evaluation else 'source'}={place}"
+      rejects, total = [], 0
+      for item in read_records(place, kind=task.kind):
+        total += 1
+        if isinstance(item, Reject):
+          rejects.append(item)
+          continue
+        if task.eval_source:
+          side = "test" if evaluation else "train"
+        elif config.data.split_by == "annotator":
+          continue  # sides share prompts, that is what was asked for
         else:
-          keys.add(key)
-    out[place] = Unread(rejects, total)
+          side = _side_of(config, task, item)
+        if side == "train":
+          train.add(prompt_key(item))
+        else:
+          test.setdefault(prompt_key(item), key)
+      out[place] = Unread(rejects, total)
+  shared = train & test.keys()
   if shared:
     raise UserError(
-      f"{len(shared)} prompts of config.data.eval_source={task.eval_source} "
-      f"are in config.data.source={','.join(places)} too: a model would be "
-      "evaluated on its training prompts. Remove them, or leave eval_source "
-      "empty to split one file by prompt."
+      f"{len(shared)} prompts of {test[min(shared)]} are in training too: a "
+      "model would be evaluated on its training prompts. Remove them, or leave "
+      "eval_source empty to split by prompt."
     )
   return out
 

@@ -11,7 +11,9 @@ from rm_jax.types import UserError
 NAMES = ("accuracy", "length_only_accuracy", "accuracy_over_length")
 
 
-def write_run(folder, seed, scores, *, length=(9, 5, 4, 8), accuracy):
+def write_run(
+  folder, seed, scores, *, length=(9, 5, 4, 8), accuracy, prompt="p"
+):
   """A run over two groups of two; completion 0 is the chosen one."""
   folder.mkdir()
   np.savez(
@@ -20,7 +22,13 @@ def write_run(folder, seed, scores, *, length=(9, 5, 4, 8), accuracy):
     group=[0, 0, 1, 1],
     record=[10, 10, 11, 11],
     length=length,
-    comparisons=[[0, 0, 1], [1, 0, 1]],
+    # The last one is a tie: no accuracy counts it.
+    comparisons=[[0, 0, 1], [1, 0, 1], [1, 1, 0]],
+    preference=[1.0, 1.0, 0.5],
+    strength=[np.nan] * 3,
+    gold=[np.nan] * 4,
+    prompt=["p", "q"],
+    task=[0, 0],
   )
   values = dict(zip(NAMES, (accuracy, 0.5, accuracy - 0.5), strict=True))
   values |= {"tie_rate": 0.0, "calibration_error": 0.1, "brier": 0.2}

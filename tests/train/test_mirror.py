@@ -15,7 +15,7 @@ from rm_jax.inference import RewardModel
 from rm_jax.models.sharding import make_mesh
 from rm_jax.train import loop
 from rm_jax.train.checkpoint import load_params
-from rm_jax.train.mirror import open_mirror, push
+from rm_jax.train.mirror import fetch_mirror, open_mirror, push
 from rm_jax.types import UserError
 from tests.data.fixtures import make_tokenizer
 
@@ -114,6 +114,19 @@ def test_a_checkpoint_that_was_never_vouched_for_is_left(place):
   assert {
     p.relative_to(found).as_posix() for p in found.rglob("*") if p.is_file()
   } == {"metrics.jsonl", "checkpoints/4/state"}
+
+
+def test_reading_a_run_leaves_the_folder_of_the_one_that_writes(place):
+  # Wrong: a model that is loaded from a URL empties the folder in which a run
+  # of the same machine is at work.
+  mirror = open_mirror(place)
+  (mirror.folder / "run.json").write_text("{}")
+  push(mirror)
+  (mirror.folder / "new").write_text("not sent yet")
+  copy = fetch_mirror(place)
+  assert copy != mirror.folder and (mirror.folder / "new").exists()
+  assert sorted(p.name for p in copy.iterdir()) == ["mirror.json", "run.json"]
+  assert fetch_mirror(place + "/nothing") is None
 
 
 def test_only_what_changed_is_sent(place, monkeypatch):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tiny_run
 
+from rm_jax.config import task
 from rm_jax.data import loader
 from rm_jax.data.plan import Part, sampler
 from rm_jax.data.split import prompt_key
@@ -49,6 +50,36 @@ def test_an_evaluation_prompt_that_is_in_training_is_refused(tmp_path):
     load(tmp_path, rows, leak)
   sets, _ = load(tmp_path, rows, tiny_run.pairs(3, seed=1))
   assert (len(sets.train.groups), len(sets.test.groups)) == (5, 3)
+
+
+def test_training_data_do_not_evaluate_themselves(tmp_path):
+  # Wrong: a file that is compared with itself only once.
+  data = tiny_run.write_rows(tmp_path / "train.jsonl", tiny_run.pairs(5))
+  c = tiny_run.config(data, "", data__eval_source=str(data))
+  with pytest.raises(UserError, match=r"^5 prompts of config\.data\.eval_sou"):
+    load_sets(c, make_tokenizer(), read_tasks(c), tmp_path)
+
+
+def test_no_task_trains_on_what_another_evaluates(tmp_path):
+  # Wrong: each task looked at alone. The held-out file of one is the training
+  # file of the other.
+  rows = [tiny_run.pairs(6, seed=n) for n in range(3)]
+  a, b, held = (
+    tiny_run.write_rows(tmp_path / f"{n}.jsonl", r) for n, r in enumerate(rows)
+  )
+  c = tiny_run.config(a, "", data__eval_source=str(held))
+  c.tasks.more = task()
+  c.tasks.more.source, c.tasks.more.eval_source = str(held), str(b)
+  with pytest.raises(
+    UserError,
+    match=r"^6 prompts of config\.data\.eval_source=.*2\.jsonl are in",
+  ):
+    load_sets(c, make_tokenizer(), read_tasks(c), tmp_path)
+  c.tasks.more.source, c.tasks.more.eval_source = str(b), str(a)
+  with pytest.raises(
+    UserError, match=r"^6 prompts of config\.tasks\.more\.eva"
+  ):
+    load_sets(c, make_tokenizer(), read_tasks(c), tmp_path)
 
 
 def test_rejects_of_all_sources_are_counted_and_listed(tmp_path):

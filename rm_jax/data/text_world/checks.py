@@ -168,7 +168,7 @@ def agreement(annotator: str | None = None):
   def measure(pairs):
     return np.mean(
       [
-        pair["chosen_gold"] > pair["rejected_gold"]
+        pair["gold"][0] > pair["gold"][1]
         for pair in pairs
         if "tie" not in pair and annotator in (None, pair["annotator"])
       ]

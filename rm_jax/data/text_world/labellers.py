@@ -45,29 +45,6 @@ def sigmoid(x: ArrayLike) -> np.ndarray:
   return 0.5 + 0.5 * np.tanh(0.5 * np.asarray(x, np.float64))
 
 
-def preference_probability(
-  difference: Float[ArrayLike, "*C"], *, temperature: float
-) -> Float[np.ndarray, "*C"]:
-  """Chance that the first of two is preferred.
-
-      P(a over b) = sigmoid((gold_a - gold_b) / temperature)
-
-  Source: Bradley and Terry 1952, with strengths exp(gold / temperature).
-  """
-  return sigmoid(np.asarray(difference, np.float64) / temperature)
-
-
-def prefers(
-  rng: np.random.Generator,
-  difference: Float[ArrayLike, "*C"],
-  *,
-  temperature: float,
-) -> np.ndarray:
-  """True where the first of two is preferred: `preference_probability`."""
-  difference = np.asarray(difference, np.float64)
-  return difference + temperature * _logistic(rng, difference.shape) > 0
-
-
 def verdict_probabilities(
   difference: Float[ArrayLike, "*C"],
   *,

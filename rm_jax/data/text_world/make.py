@@ -1,6 +1,6 @@
 """Writes the text world: prompts, sampled completions, gold and labels.
 
-  python -m rm_jax.data.text_world.make --out=FOLDER    makes it, half an hour
+  python -m rm_jax.data.text_world.make --out=FOLDER    makes it, an hour
   python -m rm_jax.data.text_world.make --check         the table of the card
 
 `FOLDER/sampled.jsonl` grows by a family at a time; call again after a break and
@@ -95,8 +95,7 @@ def pair_lines(line: dict) -> list[dict]:
       "rejected": line["completions"][rejected],
       "chosen_rating": ratings[0],
       "rejected_rating": ratings[1],
-      "chosen_gold": golds[0],
-      "rejected_gold": golds[1],
+      "gold": golds,
       "annotator": who.name,
     }
     lines.append(row | judged(verdict))
