@@ -23,9 +23,9 @@ import numpy as np
 from rm_jax.config import has_bfloat16
 from rm_jax.data.tokenizers import load_tokenizer
 from rm_jax.models import decode
-from rm_jax.models.attention import Forest
 from rm_jax.models.convert import load_pretrained
 from rm_jax.models.dots import dot
+from rm_jax.models.sight import Forest
 from rm_jax.models.transformer import Decoder, unembedding
 
 TEXTS = (

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rm_jax.heads import HEADS
-from rm_jax.models.attention import Forest
+from rm_jax.models.sight import Forest
 from rm_jax.models.transformer import Decoder, DecoderConfig, unembedding
 from rm_jax.pooling import POOLINGS, read_positions, segment_mean
 from rm_jax.types import Batch, UserError

@@ -1,4 +1,4 @@
-"""Attention over packed rows: one rule says who sees whom."""
+"""Softmax attention over packed rows, and over the past of next tokens."""
 
 import functools
 import math
@@ -6,21 +6,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
+from rm_jax.models.blocks import HIDDEN, How, attend_blocks
 from rm_jax.models.dots import dot
-
-# Finite: a row of padding then gives a mean of values, never NaN.
-HIDDEN = -0.7 * float(jnp.finfo(jnp.float32).max)
-
-
-class Forest(NamedTuple):
-  """Where every token of B packed rows stands in its tree; int32 [B, L]."""
-
-  group_ids: Int[Array, "B L"]
-  branch_ids: Int[Array, "B L"]
-  positions: Int[Array, "B L"]
-  fork_positions: Int[Array, "B L"]
+from rm_jax.models.sight import Forest, Sight
 
 
 class Past(NamedTuple):
@@ -46,50 +37,69 @@ class PastMask(NamedTuple):
   column: Int[Array, ""]
 
 
-def visible(forest: Forest, *, window: int) -> Bool[Array, "B L L"]:
-  """True where query (second axis) sees key (third axis).
-
-      same group and position_k <= position_q
-      and (branch_k == branch_q or (branch_k == 0 and position_k < fork_q))
-      and position_q - position_k < window, where window > 0
-
-  A branch sees itself and the trunk below its fork; it never sees a sibling.
-  Positions continue from the fork, so a window means the same in every layout.
-  """
-  query = jax.tree.map(lambda x: x[:, :, None], forest)
-  key = jax.tree.map(lambda x: x[:, None, :], forest)
-  on_path = (key.branch_ids == query.branch_ids) | (
-    (key.branch_ids == 0) & (key.positions < query.fork_positions)
-  )
-  mask = (
-    (key.group_ids == query.group_ids)
-    & (key.positions <= query.positions)
-    & on_path
-  )
-  if window:
-    mask &= query.positions - key.positions < window
-  return mask
-
-
 def attend(
   q: Float[Array, "B L H d"],
   k: Float[Array, "B L J d"],
   v: Float[Array, "B L J d"],
-  mask: Bool[Array, "B L L"],
+  sight: Sight,
   *,
   dtype,
+  scale: float = 0.0,
+  soft_cap: float = 0.0,
 ) -> Float[Array, "B L H d"]:
-  """Softmax attention where `mask` allows; softmax in float32.
+  """Softmax attention to what each token sees; softmax in float32.
 
   H query heads share J key heads in runs of H / J (grouped-query attention).
+  Rows of several blocks compute only blocks that some query sees, on a mesh
+  each device its own rows and heads.
+
+  Args:
+    scale: of the scores; 0: 1 / sqrt(d).
+    soft_cap: scores become soft_cap * tanh(score / soft_cap); 0: they stay.
   """
+  how = How(
+    scale or 1 / math.sqrt(q.shape[-1]), soft_cap, jnp.dtype(dtype).name
+  )
+  if sight.mask is not None:
+    return _attend_dense(q, k, v, sight.mask, how)
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return attend_blocks(q, k, v, sight, how)
+  # A loop over rows that are cut over devices would fetch every one of them.
+  rows, heads = _cuts(mesh, len(q), k.shape[2])
+  line, alone = PartitionSpec(rows, None, heads), PartitionSpec()
+  seen = jax.tree.map(lambda x: PartitionSpec(rows) if x.ndim else alone, sight)
+  return jax.shard_map(
+    functools.partial(attend_blocks, how=how),
+    mesh=mesh,
+    in_specs=(line, line, line, seen),
+    out_specs=line,
+    check_vma=False,
+  )(q, k, v, sight)
+
+
+def _cuts(mesh, rows, kv_heads):
+  """Mesh axes over which rows and heads are cut: those that divide them."""
+  over = tuple(a for a in ("data", "fsdp") if a in mesh.axis_names)
+  parts = math.prod(mesh.shape[a] for a in over)
+  tensor = mesh.shape.get("tensor", 1)
+  return (
+    over if over and rows % parts == 0 else None,
+    "tensor" if tensor > 1 and kv_heads % tensor == 0 else None,
+  )
+
+
+def _attend_dense(q, k, v, mask, how):
+  """Every pair of tokens computed: rows of one block."""
   rows, length, heads, size = q.shape
   kv_heads = k.shape[2]
   q = q.reshape(rows, length, kv_heads, heads // kv_heads, size)
-  scores = dot("bljgd,bmjd->bjglm", q / math.sqrt(size), k, dtype=dtype)
+  scores = dot("bljgd,bmjd->bjglm", q * how.scale, k, dtype=how.dtype)
+  if how.soft_cap:
+    scores = how.soft_cap * jnp.tanh(scores / how.soft_cap)
   scores = jnp.where(mask[:, None, None], scores, HIDDEN)
   weights = jax.nn.softmax(scores, axis=-1)
-  mixed = dot("bjglm,bmjd->bljgd", weights, v, dtype=dtype)
+  mixed = dot("bjglm,bmjd->bljgd", weights, v, dtype=how.dtype)
   return mixed.reshape(rows, length, heads, size)
 
 

@@ -15,8 +15,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
-from rm_jax.models.attention import Forest, Past
+from rm_jax.models.attention import Past
 from rm_jax.models.dots import dot
+from rm_jax.models.sight import Forest
 from rm_jax.models.transformer import Decoder, DecoderConfig, unembedding
 from rm_jax.types import UserError
 

@@ -8,15 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rm_jax.models.attention import (
-  Forest,
-  Past,
-  attend,
-  attend_past,
-  visible,
-  visible_past,
-)
+from rm_jax.models.attention import Past, attend, attend_past, visible_past
 from rm_jax.models.dots import dot
+from rm_jax.models.sight import Forest, see
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +93,7 @@ class Attention(nn.Module):
   dtype: Any
 
   @nn.compact
-  def __call__(self, x, turn, mask, past):
+  def __call__(self, x, turn, sight, past):
     c = self.config
     rows, length, _ = x.shape
 
@@ -113,9 +107,9 @@ class Attention(nn.Module):
     k = rotate(project(c.kv_heads, "k"), *turn)
     v = project(c.kv_heads, "v")
     if past is None:
-      mixed = attend(q, k, v, mask, dtype=self.dtype)
+      mixed = attend(q, k, v, sight, dtype=self.dtype)
     else:
-      mixed, k, v = attend_past(q, k, v, past, mask, dtype=self.dtype)
+      mixed, k, v = attend_past(q, k, v, past, sight, dtype=self.dtype)
     self.sow("intermediates", "keys", k)
     self.sow("intermediates", "values", v)
     mixed = mixed.reshape(rows, length, c.heads * c.head_dim)
@@ -145,11 +139,11 @@ class Layer(nn.Module):
   dtype: Any
 
   @nn.compact
-  def __call__(self, x, turn, mask, past=None):
+  def __call__(self, x, turn, sight, past=None):
     c = self.config
     attention = Attention(c, self.dtype, name="attn")
     h = RMSNorm(c.norm_eps, name="attn_norm")(x)
-    x = x + attention(h, turn, mask, past)
+    x = x + attention(h, turn, sight, past)
     mlp = MLP(c, self.dtype, name="mlp")
     x = x + mlp(RMSNorm(c.norm_eps, name="mlp_norm")(x))
     x = nn.with_logical_constraint(x, ("batch", "length", "stream"))
@@ -223,12 +217,12 @@ class Decoder(nn.Module):
     x = nn.with_logical_constraint(x, ("batch", "length", "stream"))
     turn = rotary(forest.positions, size=c.head_dim, theta=c.rope_theta)
     if past:
-      mask = visible_past(forest, past[0], window=c.window)
+      sight = visible_past(forest, past[0], window=c.window)
     else:
-      mask = visible(forest, window=c.window)
+      sight = see(forest, window=c.window)
     for index, before in enumerate(past):
       one = Layer(c, self.dtype, name=f"layers_{index}")
-      x, _ = one(x, turn, mask, before)
+      x, _ = one(x, turn, sight, before)
     layer = Layer
     if self.remat:
       layer = nn.remat(
@@ -245,7 +239,7 @@ class Decoder(nn.Module):
         length=length,
         metadata_params={nn.PARTITION_NAME: "layers"},
       )
-      x, _ = stack(c, self.dtype, name=f"layers_{index}")(x, turn, mask)
+      x, _ = stack(c, self.dtype, name=f"layers_{index}")(x, turn, sight)
     if not c.tied:
       Unembed(c, name="lm_head")()
     return RMSNorm(c.norm_eps, name="final_norm")(x)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rm_jax.data.pack import LAYOUTS, Branch, Geometry, Piece, Place, grow, lay
-from rm_jax.models.attention import Forest, visible
+from rm_jax.models.sight import Forest, visible
 from rm_jax.types import UserError
 
 FIELDS = (

@@ -237,7 +237,7 @@ def hidden_states(params: dict, config, tokens) -> np.ndarray:
   import jax  # here, not above: this file is also read where there is no jax
   import jax.numpy as jnp
 
-  from rm_jax.models.attention import Forest
+  from rm_jax.models.sight import Forest
   from rm_jax.models.transformer import Decoder
 
   tokens = jnp.asarray(tokens, jnp.int32)

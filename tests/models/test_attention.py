@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rm_jax.models.attention import Forest, attend, visible
+from rm_jax.models.attention import attend
+from rm_jax.models.sight import Forest, see, visible
 
 
 def forest(**rows):
@@ -82,7 +83,7 @@ def test_attend_equals_a_loop_in_float64(heads, kv_heads):
         want[0, a, h] += part / sum(parts) * v[0, b, j]
   got = attend(
     *(jnp.asarray(x, jnp.float32) for x in (q, k, v)),
-    jnp.asarray(mask),
+    see(ROW, window=0),
     dtype="float32",
   )
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
@@ -90,7 +91,8 @@ def test_attend_equals_a_loop_in_float64(heads, kv_heads):
 
 def test_a_query_that_sees_nothing_is_finite_in_value_and_gradient():
   q, k, v = jnp.ones((3, 1, 4, 2, 8))
-  nothing = jnp.zeros((1, 4, 4), bool)
+  nothing = see(forest(**dict.fromkeys(Forest._fields, [0] * 4)), window=0)
+  nothing = nothing._replace(mask=jnp.zeros((1, 4, 4), bool))
 
   def total(q, k, v):
     return attend(q, k, v, nothing, dtype="float32").sum()

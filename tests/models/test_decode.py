@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from rm_jax.models import decode
-from rm_jax.models.attention import Forest
 from rm_jax.models.convert import load_pretrained
 from rm_jax.models.decode import sample
+from rm_jax.models.sight import Forest
 from rm_jax.models.sizes import SIZES
 from rm_jax.models.transformer import Decoder, unembedding
 from rm_jax.places import locate

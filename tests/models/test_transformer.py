@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rm_jax.models.attention import Forest
+from rm_jax.models.sight import Forest
 from rm_jax.models.sizes import SIZES
 from rm_jax.models.transformer import unembedding
 from rm_jax.reward_model import HeadSpec, ModelSpec, init_params
