@@ -128,6 +128,9 @@ def base() -> ConfigDict:
   c.train = ConfigDict(
     dict(
       trainable="all",  # head, last:n
+      # Folder that keeps what the frozen layers give, made if missing, shared
+      # by runs on the same data; "": computed at every step.
+      cache_hidden="",
       accumulate=1,  # micro-batches per train step; divides data.blocks
       checkpoint_every=100,
       keep=2,
@@ -233,6 +236,12 @@ def validate(c: ConfigDict) -> None:
     raise UserError(
       "config.data.source is empty: give a file or folder of records, such as "
       "--config.data.source=pairs.jsonl"
+    )
+  if c.train.cache_hidden and c.train.trainable == "all":
+    raise UserError(
+      f"config.train.cache_hidden={c.train.cache_hidden!r} keeps what frozen "
+      "layers give, but config.train.trainable='all' freezes none. Leave it "
+      "empty, or set trainable to head or last:n."
     )
   if c.data.blocks % c.train.accumulate:
     raise UserError(

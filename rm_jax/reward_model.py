@@ -59,6 +59,7 @@ class ModelSpec:
   segments: tuple
   tasks: tuple = ()  # of (name, HeadSpec): the heads of further tasks
   learned: tuple = ()  # of (task, name, initial): what a loss learns
+  frozen: int = 0  # how many of the segments, the first ones, do not train
 
   @property
   def decoder_module(self) -> Decoder:
@@ -125,6 +126,33 @@ def init_params(spec: ModelSpec, key: jax.Array) -> dict:
   return nn.unbox(jax.jit(init_boxed, static_argnums=0)(spec, key))
 
 
+def _lines(x):
+  """[N, R, X] -> [N * R, X]: rows never meet in the backbone."""
+  return x.reshape(-1, *x.shape[2:])
+
+
+def _forest(batch: Batch) -> Forest:
+  return Forest(
+    _lines(batch.group_ids),
+    _lines(batch.branch_ids),
+    _lines(batch.positions),
+    _lines(batch.fork_positions),
+  )
+
+
+def frozen_states(
+  spec: ModelSpec, backbone: dict, batch: Batch
+) -> Float[Array, "N R L D"]:
+  """What the first `spec.frozen` stacks give: `forward` takes it as `hidden`.
+
+  The same for a token in its tree at every step of a run, float32.
+  """
+  states = spec.decoder_module.apply(
+    {"params": backbone}, _lines(batch.tokens), _forest(batch), end=spec.frozen
+  )
+  return states.reshape(*batch.tokens.shape, -1)
+
+
 def forward(
   spec: ModelSpec,
   params: dict,
@@ -136,30 +164,28 @@ def forward(
   """Scores at every slot of a batch.
 
   Args:
-    params: {"backbone": ..., "head": ...} with the stacks of `spec.segments`.
+    params: {"backbone": ..., "head": ...} with the stacks of `spec.segments`;
+      the frozen ones are not read where the batch has their states.
     language: also return what the next-token loss needs. The token of a slot
       is predicted by the hidden state at its *parent*, wherever that lies in
       the row; the first token of a row has none and weight 0.
     hidden: also return the pooled hidden states.
   """
-  blocks, rows, length = batch.tokens.shape
-
-  def lines(x):  # [N, R, X] -> [N * R, X]: rows never meet in the backbone
-    return x.reshape(blocks * rows, x.shape[-1])
+  blocks, rows, _ = batch.tokens.shape
 
   def unfold(x):
     return x.reshape(blocks, rows, *x.shape[1:])
 
-  forest = Forest(
-    lines(batch.group_ids),
-    lines(batch.branch_ids),
-    lines(batch.positions),
-    lines(batch.fork_positions),
-  )
+  known = {}
+  if batch.hidden is not None:
+    known = dict(stream=_lines(batch.hidden), begin=spec.frozen)
   states = spec.decoder_module.apply(
-    {"params": params["backbone"]}, lines(batch.tokens), forest
+    {"params": params["backbone"]},
+    _lines(batch.tokens),
+    _forest(batch),
+    **known,
   )
-  columns = lines(batch.score_positions)
+  columns = _lines(batch.score_positions)
   pooled = read_positions(states, columns)
   table = unembedding(params["backbone"], spec.decoder)
 
@@ -188,7 +214,7 @@ def forward(
   )
   if not language:
     return outputs
-  parents = jnp.take_along_axis(lines(batch.parents), columns, axis=1)
+  parents = jnp.take_along_axis(_lines(batch.parents), columns, axis=1)
   context = unfold(read_positions(states, jnp.maximum(parents, 0)))
   return outputs._replace(context=context, unembedding=table)
 

@@ -139,6 +139,8 @@ class Batch(NamedTuple):
   completion_index: Any  # int32 [N, M]: slot of each completion's score
   completion_where: Any  # bool [N, M]
   completion_task: Any  # int32 [N, M]: whose loss and head
+  # float32 [N, R, L, D] what the frozen layers gave; None: to be computed.
+  hidden: Any = None
 
 
 # {term: (sum of weighted losses, sum of weights)}; means are taken once, late.

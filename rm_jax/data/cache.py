@@ -222,7 +222,7 @@ def open_cache(directory: str | Path, key: dict) -> Cache | None:
       f"without {INDEX}; name another directory or remove it"
     )
   index = json.loads((folder / INDEX).read_text("utf-8"))
-  _check_key(directory, index["key"], json.loads(json.dumps(key)))
+  check_key(directory, "a cache", index["key"], json.loads(json.dumps(key)))
   for name, size in index["shards"].items():
     path = folder / name
     got = path.stat().st_size if path.is_file() else 0
@@ -242,7 +242,8 @@ def open_cache(directory: str | Path, key: dict) -> Cache | None:
   )
 
 
-def _check_key(directory, stored: dict, ours: dict) -> None:
+def check_key(directory, what: str, stored: dict, ours: dict) -> None:
+  """Raises UserError that shows each entry in which two keys differ."""
   before, now = dict(_flat(stored)), dict(_flat(ours))
   differ = [
     f"{name}: stored {_shown(before.get(name))}, ours {_shown(now.get(name))}"
@@ -251,7 +252,7 @@ def _check_key(directory, stored: dict, ours: dict) -> None:
   ]
   if differ:
     raise UserError(
-      f"{directory}: expected a cache of this tokenizer, config and data, got "
+      f"{directory}: expected {what} of this tokenizer, config and data, got "
       f"one of others: {'; '.join(differ)}; name another directory or remove "
       "this one"
     )
@@ -311,7 +312,7 @@ def write_cache(
     return open_cache(directory, key)
   folder.parent.mkdir(parents=True, exist_ok=True)
   partials = f".{folder.name}.partial-{socket.gethostname()}-"
-  with _locked(folder):
+  with locked(folder):
     done = open_cache(folder, key)
     if done is not None:
       return done
@@ -333,7 +334,7 @@ def write_cache(
 
 
 @contextlib.contextmanager
-def _locked(folder: Path):
+def locked(folder: Path):
   """Waits for other processes of this machine; a killed one holds nothing."""
   locks = cache_folder().parent / "locks"
   locks.mkdir(parents=True, exist_ok=True)

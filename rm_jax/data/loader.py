@@ -12,6 +12,7 @@ from rm_jax.data.pack import Owners, grow, lay
 from rm_jax.data.plan import Plan, demand
 from rm_jax.data.rejects import RecordError, Reject
 from rm_jax.data.split import prompt_key
+from rm_jax.data.state_rows import batch_rows, read_states
 from rm_jax.data.supervise import supervise, supervise_for_scoring
 from rm_jax.data.tokenize import encode_to_fit
 from rm_jax.types import Batch, Record
@@ -75,6 +76,7 @@ class Dataset(NamedTuple):
   tokens_unshared: int
   tokens_shared: int
   longer: tuple  # (comparisons whose longer side was chosen, all of them)
+  states: Any = None  # States of the frozen layers; None: to be computed
 
 
 def tokenize_records(
@@ -227,32 +229,43 @@ def overlong_reject(record: Record, row_len: int) -> Reject:
 
 
 def lay_step(
-  data: Dataset, plan: Plan, step: int
+  data: Dataset, plan: Plan, step: int, *, host: int = 0, hosts: int = 1
 ) -> tuple[Batch, Owners, dict]:
-  """One batch of the plan, whose scores stand where, and its token counts."""
+  """One batch of the plan, whose scores stand where, and its token counts.
+
+  The batch has the blocks of one host; owners and counts are of all.
+  """
   s = plan.steps[step]
   ids = [p.group for p in s.places]
-  batch, owners = lay(
-    [data.groups[i] for i in ids],
-    [data.demands[i].pieces for i in ids],
-    list(s.places),
-    rows=s.rows,
-    geometry=plan.geometry,
-  )
+  groups = [data.groups[i] for i in ids]
+  pieces = [data.demands[i].pieces for i in ids]
+  shape = dict(rows=s.rows, geometry=plan.geometry)
+  batch, owners = lay(groups, pieces, list(s.places), **shape)
   useful = int(np.count_nonzero(batch.group_ids))
   counts = {
     "groups": len(ids),
     "useful_tokens": useful,
     "computed_tokens": int(batch.group_ids.size),
   }
+  batch = host_blocks(batch, host=host, hosts=hosts)
+  if data.states is not None:
+    states, firsts = data.states
+    rows = batch_rows(groups, pieces, s.places, firsts, **shape)
+    mine = rows[host_part(len(rows), host=host, hosts=hosts)]
+    batch = batch._replace(hidden=read_states(states, mine))
   return batch, owners, counts
 
 
-def host_blocks(batch: Batch, *, host: int, hosts: int) -> Batch:
+def host_part(blocks: int, *, host: int, hosts: int) -> slice:
   """The blocks of one host: a contiguous run of them, every host as many."""
-  count = batch.tokens.shape[0] // hosts
-  part = slice(host * count, (host + 1) * count)
-  return Batch(*(x[part] for x in batch))
+  count = blocks // hosts
+  return slice(host * count, (host + 1) * count)
+
+
+def host_blocks(batch: Batch, *, host: int, hosts: int) -> Batch:
+  """The part of a batch that one host computes, see `host_part`."""
+  part = host_part(batch.tokens.shape[0], host=host, hosts=hosts)
+  return Batch(*(None if x is None else x[part] for x in batch))
 
 
 def open_loader(
@@ -266,8 +279,7 @@ def open_loader(
   """
 
   def read(step):
-    batch, owners, counts = lay_step(data, plan, int(step))
-    return host_blocks(batch, host=host, hosts=hosts), owners, counts
+    return lay_step(data, plan, int(step), host=host, hosts=hosts)
 
   dataset = grain.MapDataset.range(len(plan.steps)).map(read)
   options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)

@@ -264,9 +264,20 @@ def lay(
   return batch, owners
 
 
+def piece_columns(piece: Piece, column: int, align: int) -> list:
+  """(completion, column of each of its tokens) of a piece that begins there."""
+  trunk = column + np.arange(piece.trunk)
+  paths = [(piece.holds, trunk)] if piece.holds >= 0 else []
+  start = column + -(-piece.trunk // align) * align
+  for k, fork, length in piece.branches:
+    own = start + np.arange(length)
+    paths.append((k, np.concatenate([trunk[:fork], own])))
+    start += -(-length // align) * align
+  return paths
+
+
 def _lay_piece(batch, group, piece, line, column, tree, align):
-  """Writes one piece; returns (completion, column of each of its tokens)."""
-  paths = []
+  """Writes one piece; returns its `piece_columns`."""
 
   def write(columns, tokens, branch, first, fork, parent):
     count = len(columns)
@@ -281,13 +292,10 @@ def _lay_piece(batch, group, piece, line, column, tree, align):
   trunk = column + np.arange(piece.trunk)
   if piece.trunk:
     write(trunk, group.tokens[piece.source][: piece.trunk], 0, 0, 0, -1)
-  if piece.holds >= 0:
-    paths.append((piece.holds, trunk))
-  start = column + -(-piece.trunk // align) * align
-  for branch, (k, fork, length) in enumerate(piece.branches, start=1):
-    own = start + np.arange(length)
+  paths = piece_columns(piece, column, align)
+  own = paths[-len(piece.branches) :] if piece.branches else []
+  forked = zip(piece.branches, own, strict=True)
+  for branch, ((k, fork, _), (_, path)) in enumerate(forked, start=1):
     parent = trunk[fork - 1] if fork else -1
-    write(own, group.tokens[k][fork:], branch, fork, fork, parent)
-    paths.append((k, np.concatenate([trunk[:fork], own])))
-    start += -(-length // align) * align
+    write(path[fork:], group.tokens[k][fork:], branch, fork, fork, parent)
   return paths

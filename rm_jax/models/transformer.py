@@ -193,6 +193,11 @@ class Decoder(nn.Module):
 
   With a `past`, one for each layer, a row is the next token of each of L
   branches of one tree, and `layers_N` is one layer: no stack, no scan.
+
+  Args:
+    stream: [B, L, D] what the stacks before `begin` gave, in place of tokens.
+    begin, end: the stacks to run; an `end` gives the residual stream there,
+      before the final norm.
   """
 
   config: DecoderConfig
@@ -206,6 +211,10 @@ class Decoder(nn.Module):
     tokens: Int[Array, "B L"],
     forest: Forest,
     past: tuple[Past, ...] = (),
+    *,
+    stream: Float[Array, "B L D"] | None = None,
+    begin: int = 0,
+    end: int | None = None,
   ) -> Float[Array, "B L D"]:
     c = self.config
     if sum(self.segments) != c.layers:
@@ -213,7 +222,7 @@ class Decoder(nn.Module):
         f"segments {self.segments} add up to {sum(self.segments)} layers, "
         f"the decoder has {c.layers}"
       )
-    x = Embed(c, name="embed")(tokens)
+    x = Embed(c, name="embed")(tokens) if stream is None else stream
     x = nn.with_logical_constraint(x, ("batch", "length", "stream"))
     turn = rotary(forest.positions, size=c.head_dim, theta=c.rope_theta)
     if past:
@@ -230,7 +239,8 @@ class Decoder(nn.Module):
         prevent_cse=False,
         policy=jax.checkpoint_policies.nothing_saveable,
       )
-    for index, length in enumerate(() if past else self.segments):
+    lengths = () if past else self.segments
+    for index, length in list(enumerate(lengths))[begin:end]:
       stack = nn.scan(
         layer,
         variable_axes={"params": 0, "intermediates": 0},
@@ -240,6 +250,8 @@ class Decoder(nn.Module):
         metadata_params={nn.PARTITION_NAME: "layers"},
       )
       x, _ = stack(c, self.dtype, name=f"layers_{index}")(x, turn, sight)
+    if end is not None:
+      return x
     if not c.tied:
       Unembed(c, name="lm_head")()
     return RMSNorm(c.norm_eps, name="final_norm")(x)

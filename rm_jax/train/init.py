@@ -13,7 +13,7 @@ from absl import logging
 from rm_jax.models.convert import load_pretrained
 from rm_jax.models.sizes import SIZES
 from rm_jax.reward_model import ModelSpec, init_head, init_params
-from rm_jax.train.optim import cut_layers, segments_for
+from rm_jax.train.optim import cut_layers, frozen_segments, segments_for
 from rm_jax.train.tasks import learned, read_tasks
 from rm_jax.types import UserError
 
@@ -76,12 +76,14 @@ def make_spec(config, decoder, tokenizer) -> ModelSpec:
       )
     return dataclasses.replace(task.head, token=token)
 
+  segments = segments_for(config.train.trainable, decoder.layers)
   return ModelSpec(
     decoder=decoder,
     head=head(tasks[0], config.model, "config"),
     dtype=config.compute.dtype,
     remat=config.compute.remat,
-    segments=segments_for(config.train.trainable, decoder.layers),
+    segments=segments,
+    frozen=frozen_segments(config.train.trainable, segments),
     tasks=tuple(
       (t.name, head(t, config.tasks[t.name].model, f"config.tasks.{t.name}"))
       for t in tasks[1:]

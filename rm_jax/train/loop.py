@@ -29,12 +29,14 @@ from rm_jax.train.checkpoint import (
   write_json,
 )
 from rm_jax.train.evaluate import measure_tasks, score_dataset
+from rm_jax.train.hidden import with_states
 from rm_jax.train.init import check_base, digest, init_from
 from rm_jax.train.log import Log
 from rm_jax.train.optim import (
   make_optimizer,
   make_schedule,
   split_trainable,
+  without_frozen_layers,
 )
 from rm_jax.train.results import results, write_scores
 from rm_jax.train.sets import load_sets, write_trained_on
@@ -125,6 +127,7 @@ def _train(config, workdir, command, saved):
     accumulate=config.train.accumulate,
     parallel=config.parallel,
     mesh=mesh,
+    known_states=bool(config.train.cache_hidden),
   )
   trained, frozen = split_trainable(params, config.train.trainable)
   state = TrainState(
@@ -143,6 +146,9 @@ def _train(config, workdir, command, saved):
   # made the checkpoints.
   write_run(workdir, config, spec, tokenizer, reading, base)
   first, skipped = int(state.step), int(state.skipped)
+  if config.train.cache_hidden:
+    sets = with_states(config, spec, frozen, base, sets, tokenizer, mesh)
+    frozen = without_frozen_layers(frozen, spec.frozen)
   state = steps.put_state(state)
   frozen = steps.put_frozen(frozen)
   del params, trained

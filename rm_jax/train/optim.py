@@ -28,6 +28,11 @@ def segments_for(trainable: str, layers: int) -> tuple[int, ...]:
   )
 
 
+def frozen_segments(trainable: str, segments: tuple[int, ...]) -> int:
+  """How many of the layer stacks, the first ones, do not train."""
+  return {"all": 0, "head": 1}.get(trainable, len(segments) - 1)
+
+
 def cut_layers(backbone: dict, segments: tuple[int, ...]) -> dict:
   """A backbone whose one stack `layers_0` is cut into stacks of `segments`."""
   rest = {k: v for k, v in backbone.items() if k != "layers_0"}
@@ -66,6 +71,17 @@ def split_trainable(params: dict, trainable: str) -> tuple[dict, dict]:
   moving = {k: v for k, v in backbone.items() if k in (last, "final_norm")}
   still = {k: v for k, v in backbone.items() if k not in moving}
   return {"backbone": moving, "head": params["head"]}, {"backbone": still}
+
+
+def without_frozen_layers(frozen: dict, segments: int) -> dict:
+  """What is still read of the frozen parameters where the states are known.
+
+  Args:
+    segments: how many of the layer stacks are frozen.
+  """
+  passed = {f"layers_{n}" for n in range(segments)}
+  backbone = {k: v for k, v in frozen["backbone"].items() if k not in passed}
+  return frozen | {"backbone": backbone}
 
 
 def merge(trained: dict, frozen: dict) -> dict:

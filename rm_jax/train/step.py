@@ -16,7 +16,11 @@ from rm_jax.reward_model import (
   forward,
 )
 from rm_jax.train.evaluate import eval_body
-from rm_jax.train.optim import merge, split_trainable
+from rm_jax.train.optim import (
+  merge,
+  split_trainable,
+  without_frozen_layers,
+)
 from rm_jax.types import Batch, UserError
 
 PARALLEL = ("pjit", "pmap")
@@ -129,12 +133,15 @@ def make_steps(
   accumulate: int,
   parallel: str,
   mesh,
+  known_states: bool = False,
 ) -> Steps:
   """The step functions of a run under pjit or pmap; same numbers from both.
 
   Args:
     mesh: of `sharding.make_mesh`; pmap uses all its devices as one data axis.
     accumulate: micro-batches per train step; divides the blocks of a batch.
+    known_states: batches have the states of the frozen layers, and `frozen`
+      is that of `without_frozen_layers`.
   """
   if parallel not in PARALLEL:
     raise UserError(
@@ -144,6 +151,8 @@ def make_steps(
     return _pmap_steps(spec, loss, optimizer, schedule, accumulate, mesh)
 
   boxed_params, boxed_frozen = split_trainable(abstract_params(spec), trainable)
+  if known_states:
+    boxed_frozen = without_frozen_layers(boxed_frozen, spec.frozen)
   param_shards = shard_tree(boxed_params, mesh)
   frozen_shards = shard_tree(boxed_frozen, mesh)
   _check_divides(boxed_params, param_shards, mesh)

@@ -140,6 +140,8 @@ def test_hosts_cut_the_same_batch():
   for hosts in (1, 2, 4):
     parts = [host_blocks(batch, host=h, hosts=hosts) for h in range(hosts)]
     for name, whole in batch._asdict().items():
+      if whole is None:  # states of the frozen layers, which the loader adds
+        continue
       joined = np.concatenate([getattr(p, name) for p in parts])
       np.testing.assert_array_equal(joined, whole)
 
