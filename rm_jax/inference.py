@@ -424,7 +424,7 @@ def _load_published(cls, source, dtype):
   reading = Reading(
     template="auto",
     read_at="last_token",  # what *ForSequenceClassification pools
-    row_len=IMPORTED_ROW,
+    row_len=min(IMPORTED_ROW, found.config.max_positions or IMPORTED_ROW),
     overlong="drop",
     layout="shared",
     align=1,

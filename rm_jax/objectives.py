@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from rm_jax.losses import ARGUMENTS, KIND, LOSSES, NEEDS, expected_value
 from rm_jax.losses.values import segmented_targets
+from rm_jax.models.attention import soften
 from rm_jax.models.dots import dot
 from rm_jax.reward_model import Outputs
 from rm_jax.types import Batch, LossSums, UserError
@@ -321,6 +322,8 @@ def _language_sum(outputs: Outputs, batch: Batch, dtype):
   def one_chunk(total_loss, part):
     context, token, weight = part
     logits = dot("sd,vd->sv", context, outputs.unembedding, dtype=dtype)
+    if outputs.soft_cap is not None:
+      logits = soften(logits, outputs.soft_cap)
     losses = LOSSES[LANGUAGE](logits, token)
     return total_loss + jnp.sum(losses * weight), None
 

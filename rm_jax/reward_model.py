@@ -73,6 +73,7 @@ class Outputs(NamedTuple):
   scores: Float[Array, "N R S"]  # or [N, R, S, A] from a head of A outputs
   context: Any  # [N, R, S, D] hidden states that predict the scored tokens
   unembedding: Any  # [V, D]
+  soft_cap: Any = None  # of the logits they make together; None: none
   tasks: Any = {}  # scores of the heads of further tasks, by name
   pooled: Any = None  # [N, R, S, D]
   learned: Any = {}  # {task: {name: scalar}}
@@ -216,7 +217,8 @@ def forward(
     return outputs
   parents = jnp.take_along_axis(_lines(batch.parents), columns, axis=1)
   context = unfold(read_positions(states, jnp.maximum(parents, 0)))
-  return outputs._replace(context=context, unembedding=table)
+  cap = spec.decoder.final_soft_cap or None
+  return outputs._replace(context=context, unembedding=table, soft_cap=cap)
 
 
 def completion_scores(

@@ -37,6 +37,11 @@ class PastMask(NamedTuple):
   column: Int[Array, ""]
 
 
+def soften(x: Float[Array, "..."], cap: float) -> Float[Array, "..."]:
+  """cap * tanh(x / cap): nearly x well within the cap, never beyond."""
+  return cap * jnp.tanh(x / cap)
+
+
 def attend(
   q: Float[Array, "B L H d"],
   k: Float[Array, "B L J d"],
@@ -96,7 +101,7 @@ def _attend_dense(q, k, v, mask, how):
   q = q.reshape(rows, length, kv_heads, heads // kv_heads, size)
   scores = dot("bljgd,bmjd->bjglm", q * how.scale, k, dtype=how.dtype)
   if how.soft_cap:
-    scores = how.soft_cap * jnp.tanh(scores / how.soft_cap)
+    scores = soften(scores, how.soft_cap)
   scores = jnp.where(mask[:, None, None], scores, HIDDEN)
   weights = jax.nn.softmax(scores, axis=-1)
   mixed = dot("bjglm,bmjd->bljgd", weights, v, dtype=how.dtype)
@@ -128,6 +133,8 @@ def attend_past(
   mask: PastMask,
   *,
   dtype,
+  scale: float = 0.0,
+  soft_cap: float = 0.0,
 ) -> tuple[Float[Array, "B L H d"], Array, Array]:
   """Softmax attention of one token per branch to its past and to itself.
 
@@ -138,7 +145,8 @@ def attend_past(
   kv_heads = k.shape[2]
   runs = heads // kv_heads
   product = functools.partial(dot, dtype=dtype)
-  q = q.reshape(rows, length, kv_heads, runs, size) / math.sqrt(size)
+  q = q.reshape(rows, length, kv_heads, runs, size)
+  q = q * (scale or 1 / math.sqrt(size))
 
   def put(cache, x):
     x = x[:, :, :, None].astype(cache.dtype)
@@ -158,6 +166,8 @@ def attend_past(
   on_trunk = by_branch(product("bjqd,bjtd->bjqt", by_head(q), past.trunk_k))
   on_branch = product("bljgd,bljmd->bljgm", q, own_k)
   trunk, own = mask.trunk[:, :, None, None], mask.own[:, :, None, None]
+  if soft_cap:
+    on_trunk, on_branch = (soften(x, soft_cap) for x in (on_trunk, on_branch))
   scores = [
     jnp.where(trunk, on_trunk, HIDDEN),
     jnp.where(own, on_branch, HIDDEN),

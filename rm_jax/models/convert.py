@@ -1,7 +1,7 @@
-"""Published weights of the Llama family <-> our parameter tree.
+"""Published weights <-> our parameter tree.
 
-In a source a linear weight is [out, in] and every layer has its own tensors;
-in our tree a kernel is [in, out] and the layers are stacked on a first axis.
+In our tree a kernel is [in, out] and the layers are stacked on a first axis;
+how a family names and lays out its tensors stands in models/names.py.
 Tensors are read one at a time into the stacks, so the peak is the tree and one
 tensor.
 """
@@ -14,31 +14,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rm_jax.models.families import read_config
 from rm_jax.models.gguf import read_gguf
+from rm_jax.models.names import (
+  NAMES,
+  Part,
+  canonical,
+  part,
+  shapes,
+  skipped,
+)
 from rm_jax.models.transformer import DecoderConfig
 from rm_jax.places import locate, read_json
 from rm_jax.types import UserError
 
-# What config.json may leave out, as transformers fills it in.
-DEFAULTS = {
-  "llama": {"num_key_value_heads": None, "sliding_window": None},
-  "mistral": {"num_key_value_heads": 8, "sliding_window": 4096},
-}
-
 FLOATS = ("float32", "float16", "bfloat16")
-
-# path in our tree -> name in a layer of the source
-LAYER = {
-  ("attn_norm", "scale"): "input_layernorm.weight",
-  ("attn", "q", "kernel"): "self_attn.q_proj.weight",
-  ("attn", "k", "kernel"): "self_attn.k_proj.weight",
-  ("attn", "v", "kernel"): "self_attn.v_proj.weight",
-  ("attn", "o", "kernel"): "self_attn.o_proj.weight",
-  ("mlp_norm", "scale"): "post_attention_layernorm.weight",
-  ("mlp", "gate", "kernel"): "mlp.gate_proj.weight",
-  ("mlp", "up", "kernel"): "mlp.up_proj.weight",
-  ("mlp", "down", "kernel"): "mlp.down_proj.weight",
-}
 
 
 class Pretrained(NamedTuple):
@@ -69,7 +59,9 @@ def load_pretrained(source: str | Path) -> Pretrained:
     name.endswith("ForSequenceClassification")
     for name in raw.get("architectures") or ()
   )
-  if classifier and "lm_head.weight" not in tensors:
+  bare = not any(x.startswith(NAMES[config.family].prefix) for x in tensors)
+  tensors = {canonical(k, config, bare=bare): v for k, v in tensors.items()}
+  if (classifier or bare) and NAMES[config.family].head not in tensors:
     config = dataclasses.replace(config, tied=True)
   head = tensors.pop("score.weight", None)
   if classifier and head is None:
@@ -88,61 +80,6 @@ def load_pretrained(source: str | Path) -> Pretrained:
   return Pretrained(config, from_hf(tensors, config, where=path), score)
 
 
-def read_config(raw: dict, *, where: Path) -> DecoderConfig:
-  """The decoder shape that a raw config.json describes.
-
-  Reads both spellings of the rotary base: `rope_theta` with `rope_scaling` at
-  the top level, and the newer `rope_parameters`. Raises UserError on anything
-  our decoder would compute differently.
-  """
-
-  def need(key):
-    if raw.get(key) is None:
-      raise UserError(
-        f"{where}: expected the key {key!r}, got a file without it; copy the "
-        f"config.json that was published with the weights"
-      )
-    return raw[key]
-
-  def refuse(key, got, known):
-    raise UserError(
-      f"{where}: {key}: expected one of {known}, got {got!r}; convert it to "
-      f"one of these or load another model"
-    )
-
-  family = need("model_type")
-  if family not in DEFAULTS:
-    refuse("model_type", family, sorted(DEFAULTS))
-  filled = {**DEFAULTS[family], **raw}
-  activation = raw.get("hidden_act", "silu")
-  if activation != "silu":
-    refuse("hidden_act", activation, ["silu"])
-  rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-  kind = rope.get("rope_type", rope.get("type", "default"))
-  if kind != "default":
-    refuse("rope_type", kind, ["default"])
-  rotated = rope.get(
-    "partial_rotary_factor", raw.get("partial_rotary_factor", 1.0)
-  )
-  if rotated != 1.0:
-    refuse("partial_rotary_factor", rotated, [1.0])
-  heads = need("num_attention_heads")
-  window = filled["sliding_window"] if family == "mistral" else None
-  return DecoderConfig(
-    vocab_size=need("vocab_size"),
-    width=need("hidden_size"),
-    layers=need("num_hidden_layers"),
-    heads=heads,
-    kv_heads=filled["num_key_value_heads"] or heads,
-    head_dim=raw.get("head_dim") or need("hidden_size") // heads,
-    mlp_width=need("intermediate_size"),
-    rope_theta=float(rope.get("rope_theta", raw.get("rope_theta", 10_000.0))),
-    norm_eps=need("rms_norm_eps"),
-    tied=raw.get("tie_word_embeddings", False),
-    window=window or 0,
-  )
-
-
 def from_hf(
   tensors: dict[str, Callable[[], np.ndarray]],
   config: DecoderConfig,
@@ -154,13 +91,14 @@ def from_hf(
   Raises UserError that lists every name that is missing or has no place, and
   on a shape that is not the config's. `where` names the source in errors.
   """
-  shapes = _shapes(config)
-  wanted = {_name(path, i) for path in shapes for i in range(config.layers)}
-  skipped = {name for name in tensors if name.endswith(".rotary_emb.inv_freq")}
+  places = _places(config)
+  wanted = {x.name for each in places.values() for x in each}
+  skip = {name for name in tensors if skipped(name, config)}
+  head = NAMES[config.family].head
   if config.tied:
-    skipped |= {"lm_head.weight"} & set(tensors)
+    skip |= {head} & set(tensors)
   missing = sorted(wanted - set(tensors))
-  unmapped = sorted(set(tensors) - wanted - skipped)
+  unmapped = sorted(set(tensors) - wanted - skip)
   if missing or unmapped:
     raise UserError(
       f"{where}: expected the {len(wanted)} tensors of this config, got "
@@ -168,83 +106,79 @@ def from_hf(
       f"weights or this kind of model is not supported"
     )
 
-  def read(path, layer):
-    name = _name(path, layer)
-    array = _floats(tensors[name](), name=name, where=where)
-    array = array.T if path[-1] == "kernel" else array
-    if array.shape != shapes[path]:
+  def read(path, place):
+    array = _floats(tensors[place.name](), name=place.name, where=where)
+    full = _source_shape(path, place, config)
+    if array.shape != full:
       raise UserError(
-        f"{where}: {name}: expected shape {shapes[path]} (kernels as [in, "
-        f"out]), got {array.shape}; the config belongs to other weights"
+        f"{where}: {place.name}: expected shape {full}, got {array.shape}; "
+        f"the config belongs to other weights"
       )
-    return array
+    if place.rows is not None:
+      array = array.take(place.rows, axis=place.axis)
+    return array.T if place.transposed else array
 
   params: dict = {}
-  for path, shape in shapes.items():
+  for path, shape in shapes(config).items():
     if path[0] == "layers_0":
       value = np.empty((config.layers, *shape), np.float32)
-      for layer in range(config.layers):
-        value[layer] = read(path, layer)
+      for layer, place in enumerate(places[path]):
+        value[layer] = read(path, place)
     else:
       # A copy: a float32 tensor of a GGUF file is a view of the mapped file.
-      value = np.array(read(path, None), order="C")
+      value = np.array(read(path, places[path][0]), order="C")
     _put(params, path, value)
-  if "lm_head.weight" in skipped:
-    _check_tied(tensors["lm_head.weight"](), params, where=where)
+  if head in skip:
+    _check_tied(tensors[head](), params, where=where)
   return params
 
 
 def to_hf(params: dict, config: DecoderConfig) -> dict[str, np.ndarray]:
-  """{Hugging Face name: contiguous array, [out, in]} of a canonical tree.
+  """{Hugging Face name: contiguous array, as published} of a canonical tree.
 
   The inverse of `from_hf`, bit for bit. Contiguous, because safetensors writes
   a transposed view in its memory order without a word.
   """
-  named = {}
-  for path, shape in _shapes(config).items():
+  named: dict = {}
+  for path, places in _places(config).items():
     value = functools.reduce(dict.__getitem__, path, params)
     stacked = path[0] == "layers_0"
+    shape = shapes(config)[path]
     expected = (config.layers, *shape) if stacked else shape
     assert value.shape == expected, (path, value.shape, expected)
-    for layer, array in enumerate(value) if stacked else [(None, value)]:
+    for place, array in zip(places, value if stacked else [value], strict=True):
       array = np.asarray(array)
-      array = array.T if path[-1] == "kernel" else array
-      named[_name(path, layer)] = np.ascontiguousarray(array)
+      array = array.T if place.transposed else array
+      if place.rows is None:
+        named[place.name] = np.ascontiguousarray(array)
+        continue
+      if place.name not in named:
+        whole = _source_shape(path, place, config)
+        named[place.name] = np.empty(whole, array.dtype)
+      index = [slice(None)] * array.ndim
+      index[place.axis] = place.rows
+      named[place.name][tuple(index)] = array
   return named
 
 
-def _shapes(config: DecoderConfig) -> dict[tuple, tuple]:
-  """{path in our tree: shape}, of one layer where the path is stacked."""
-  c = config
-  q, kv = c.heads * c.head_dim, c.kv_heads * c.head_dim
-  inner = {
-    "scale": (c.width,),
-    "q": (c.width, q),
-    "k": (c.width, kv),
-    "v": (c.width, kv),
-    "o": (q, c.width),
-    "gate": (c.width, c.mlp_width),
-    "up": (c.width, c.mlp_width),
-    "down": (c.mlp_width, c.width),
-  }
-  shapes = {("embed", "embedding"): (c.vocab_size, c.width)}
-  for path in LAYER:
-    part = path[-2] if path[-1] == "kernel" else path[-1]
-    shapes["layers_0", *path] = inner[part]
-  shapes["final_norm", "scale"] = (c.width,)
-  if not c.tied:
-    shapes["lm_head", "kernel"] = (c.width, c.vocab_size)
-  return shapes
-
-
-def _name(path: tuple, layer: int | None) -> str:
-  if path[0] == "layers_0":
-    return f"model.layers.{layer}.{LAYER[path[1:]]}"
+def _places(config: DecoderConfig) -> dict[tuple, list[Part]]:
+  """{path in our tree: where each of its layers lies in a source}."""
   return {
-    "embed": "model.embed_tokens.weight",
-    "final_norm": "model.norm.weight",
-    "lm_head": "lm_head.weight",
-  }[path[0]]
+    path: [
+      part(path, layer, config)
+      for layer in (range(config.layers) if path[0] == "layers_0" else [None])
+    ]
+    for path in shapes(config)
+  }
+
+
+def _source_shape(path: tuple, place: Part, config: DecoderConfig) -> tuple:
+  """The shape of the tensor that holds a parameter, whole."""
+  shape = shapes(config)[path]
+  shape = list(shape[::-1] if place.transposed else shape)
+  if place.rows is not None:
+    shape[place.axis] = place.size
+  return tuple(shape)
 
 
 def _put(tree: dict, path: tuple, value: np.ndarray) -> None:
@@ -265,9 +199,9 @@ def _floats(array: np.ndarray, *, name: str, where: Any) -> np.ndarray:
 def _check_tied(head: np.ndarray, params: dict, *, where: Any) -> None:
   if not np.array_equal(head.astype(np.float32), params["embed"]["embedding"]):
     raise UserError(
-      f"{where}: expected lm_head.weight equal to model.embed_tokens.weight, "
-      f"because the config ties them, got different values; set "
-      f"tie_word_embeddings to false in config.json"
+      f"{where}: expected an unembedding equal to the embedding table, because "
+      f"the config ties them, got different values; set tie_word_embeddings "
+      f"to false in config.json"
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
-from rm_jax.models.attention import Past
+from rm_jax.models.attention import Past, soften
 from rm_jax.models.dots import dot
 from rm_jax.models.sight import Forest
 from rm_jax.models.transformer import Decoder, DecoderConfig, unembedding
@@ -86,7 +86,7 @@ def sample(
   # suffice is missed at once.
   order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
   rows, width = _batch_shape(
-    rule, len(prompts), _bucket(len(prompts[order[0]])), samples
+    rule, len(prompts), _bucket(rule, len(prompts[order[0]])), samples
   )
   params = jax.tree.map(jnp.asarray, params)
   layers, table = cut(rule, params)
@@ -96,7 +96,7 @@ def sample(
   )
   for begin in range(0, len(order), rows):
     batch = order[begin : begin + rows]
-    tokens = np.zeros((rows, _bucket(len(prompts[batch[0]]))), np.int32)
+    tokens = np.zeros((rows, _bucket(rule, len(prompts[batch[0]]))), np.int32)
     lengths = np.ones(rows, np.int32)
     index = np.full(rows, -1, np.int32)  # rows without a prompt stay -1
     index[: len(batch)] = batch
@@ -188,6 +188,8 @@ def _decode(
     """Draws a token at every end and puts it there."""
     step, tokens, ends, done, _ = state
     logits = dot("bld,vd->blv", hidden, table, dtype=rule.dtype)
+    if rule.config.final_soft_cap:
+      logits = soften(logits, rule.config.final_soft_cap)
     drawn = draw(logits, keys, step, rule)
     tokens = put(tokens, drawn[..., None], step, axis=2)
     ends = jnp.where(done, ends, step + 1)
@@ -341,9 +343,10 @@ def _blocks(mass):
 # ---------------------------------------------------------------- sizes
 
 
-def _bucket(length: int) -> int:
+def _bucket(rule: Rule, length: int) -> int:
   """Columns for a prompt of this length: few shapes are compiled."""
-  return max(SHORTEST, 1 << (length - 1).bit_length())
+  columns = max(SHORTEST, 1 << (length - 1).bit_length())
+  return min(columns, rule.config.max_positions or columns)
 
 
 def _batch_shape(rule, prompts, length, samples) -> tuple[int, int]:
@@ -385,6 +388,14 @@ def _check(rule, prompts, samples, stop):
       raise UserError(
         f"prompts[{i}]: expected one token or more, got none; begin it with "
         "the BOS token."
+      )
+  most = rule.config.max_positions
+  for i, prompt in enumerate(prompts):
+    if most and len(prompt) + rule.max_tokens > most:
+      raise UserError(
+        f"prompts[{i}]: {len(prompt)} tokens and max_tokens={rule.max_tokens} "
+        f"are {len(prompt) + rule.max_tokens}, the decoder has positions for "
+        f"{most}; shorten the prompt or max_tokens."
       )
   named = {"stop": stop} | {f"prompts[{i}]": x for i, x in enumerate(prompts)}
   for name, ids in named.items():

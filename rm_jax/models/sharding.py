@@ -18,6 +18,7 @@ RULES = (
   ("heads", "tensor"),
   ("mlp", "tensor"),
   ("layers", None),
+  ("positions", None),
   ("length", None),
   ("stream", None),
   ("norm", None),

@@ -1,7 +1,10 @@
-"""The decoder: token ids of packed rows in, hidden states out."""
+"""The decoder: token ids of packed rows in, hidden states out.
+
+One decoder for all families: their differences are fields of DecoderConfig.
+"""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -10,12 +13,33 @@ from jaxtyping import Array, Float, Int
 
 from rm_jax.models.attention import Past, attend, attend_past, visible_past
 from rm_jax.models.dots import dot
+from rm_jax.models.rotary import rotary, rotate
 from rm_jax.models.sight import Forest, see
+from rm_jax.types import UserError
+
+ACTIVATIONS = {
+  "silu": nn.silu,
+  "gelu": lambda x: nn.gelu(x, approximate=False),
+  "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
+  "relu": nn.relu,
+}
+
+
+class Kind(NamedTuple):
+  """What may differ from layer to layer in one decoder."""
+
+  window: int
+  theta: float
+  scaling: tuple
 
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-  """The shape of a decoder of the Llama family: data, no run-time choice."""
+  """The shape of a decoder: data, no run-time choice.
+
+  Every switch names the published family that needs it; what stands as the
+  default is Llama 2.
+  """
 
   vocab_size: int
   width: int
@@ -28,28 +52,81 @@ class DecoderConfig:
   norm_eps: float
   tied: bool  # the embedding table is also the unembedding
   window: int = 0  # a token sees this many positions, itself included; 0: all
+  # The layers without the window, where the others have it: Gemma 2 and 3.
+  global_layers: tuple = ()
+  global_rope_theta: float = 0.0  # of those, 0: as the others; Gemma 3
+  global_rope_scaling: tuple = ()
+  rope_scaling: tuple = ()  # see rotary_rates; Llama 3.1, Phi-3
+  rotary_dim: int = 0  # dimensions of a head that turn, 0: all; Pythia
+  learned_positions: bool = False  # a table instead of turns; GPT-2, OPT
+  position_offset: int = 0  # rows of that table before position 0; OPT
+  max_positions: int = 0  # a path has at most so many tokens, 0: any number
+  norm: str = "rms"  # rms_plus_one: Gemma; layer: GPT-2, OPT, Pythia
+  pre_norm: bool = True  # before attention and MLP; OLMo 2 has none
+  post_norm: bool = False  # after them, before they are added; OLMo 2, Gemma 2
+  qk_norm: str = ""  # head: Qwen3, Gemma 3; whole: the projection, OLMo 2
+  qkv_bias: bool = False  # Qwen2, GPT-2, OPT, Pythia
+  o_bias: bool = False  # GPT-2, OPT, Pythia
+  mlp_bias: bool = False  # GPT-2, OPT, Pythia
+  activation: str = "silu"  # of ACTIVATIONS
+  gated: bool = True  # GPT-2, OPT and Pythia have two matrices, not three
+  parallel: bool = False  # attention and MLP read the same stream; Pythia
+  embed_scale: float = 1.0  # of the embeddings; Gemma: sqrt(width)
+  query_scalar: float = 0.0  # logits get this^-0.5, 0: head_dim; Gemma 2
+  soft_cap: float = 0.0  # of attention logits, 0: none; Gemma 2
+  final_soft_cap: float = 0.0  # of token logits, 0: none; Gemma 2
+  family: str = "llama"  # whose names the published weights have
+
+  def __post_init__(self):
+    # From run.json they come as lists, which cannot be hashed.
+    for name in ("global_layers", "rope_scaling", "global_rope_scaling"):
+      object.__setattr__(self, name, tuple(getattr(self, name)))
+
+  def kind(self, layer: int) -> Kind:
+    """What is particular to one layer."""
+    if layer not in self.global_layers:
+      return Kind(self.window, self.rope_theta, self.rope_scaling)
+    if not self.global_rope_theta:
+      return Kind(0, self.rope_theta, self.rope_scaling)
+    return Kind(0, self.global_rope_theta, self.global_rope_scaling)
 
 
-class RMSNorm(nn.Module):
-  """x / rms(x) * scale over the last axis, in float32."""
+class Norm(nn.Module):
+  """A norm over the last axis, in float32.
 
+  rms: x / rms(x) * scale      rms_plus_one: x / rms(x) * (1 + scale)
+  layer: (x - mean) / std * scale + bias
+  """
+
+  kind: str
   eps: float
 
   @nn.compact
   def __call__(self, x):
-    init = nn.with_logical_partitioning(nn.initializers.ones, ("norm",))
-    scale = self.param("scale", init, (x.shape[-1],), jnp.float32)
+    zero, one = nn.initializers.zeros, nn.initializers.ones
+
+    def param(name, init):
+      init = nn.with_logical_partitioning(init, ("norm",))
+      value = self.param(name, init, (x.shape[-1],), jnp.float32)
+      return value.reshape((1,) * (x.ndim - 1) + value.shape)
+
+    plus_one = self.kind == "rms_plus_one"
+    scale = param("scale", zero if plus_one else one)
+    scale = 1 + scale if plus_one else scale
+    if self.kind == "layer":
+      x = x - jnp.mean(x, axis=-1, keepdims=True)
     mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
-    scale = scale.reshape((1,) * (x.ndim - 1) + scale.shape)
-    return x * jax.lax.rsqrt(mean_square + self.eps) * scale
+    x = x * jax.lax.rsqrt(mean_square + self.eps) * scale
+    return x + param("bias", zero) if self.kind == "layer" else x
 
 
 class Linear(nn.Module):
-  """x @ kernel without bias; operands in `dtype`, result float32."""
+  """x @ kernel (+ bias); operands in `dtype`, result float32."""
 
   features: int
   axes: tuple
   dtype: Any
+  bias: bool = False
 
   @nn.compact
   def __call__(self, x):
@@ -59,28 +136,14 @@ class Linear(nn.Module):
     shape = (x.shape[-1], self.features)
     kernel = self.param("kernel", init, shape, jnp.float32)
     # Three axes on the left: XLA:CPU has no fast kernel for a 2-D gradient.
-    return dot("bti,io->bto", x, kernel, dtype=self.dtype)
-
-
-def rotary(
-  positions: Int[Array, "B L"], *, size: int, theta: float
-) -> tuple[Float[Array, "B L 1 h"], Float[Array, "B L 1 h"]]:
-  """Cosine and sine of position * theta^(-2i/size), i < h = size / 2.
-
-  Source: Su et al. 2021, arXiv:2104.09864, Eq. (15); float32 angles.
-  """
-  exponents = jnp.arange(0, size, 2, dtype=jnp.float32) / size
-  rates = (theta**-exponents)[None, None, None, :]
-  angles = positions.astype(jnp.float32)[:, :, None, None] * rates
-  return jnp.cos(angles), jnp.sin(angles)
-
-
-def rotate(x, cos, sin):
-  """x turned by its position; halves pair up (the Hugging Face order)."""
-  first, second = jnp.split(x, 2, axis=-1)
-  return jnp.concatenate(
-    [first * cos - second * sin, second * cos + first * sin], axis=-1
-  )
+    out = dot("bti,io->bto", x, kernel, dtype=self.dtype)
+    if not self.bias:
+      return out
+    # What is added to the stream stays whole, as the stream does.
+    axis = "norm" if self.axes[1] == "embed" else self.axes[1]
+    init = nn.with_logical_partitioning(nn.initializers.zeros, (axis,))
+    bias = self.param("bias", init, (self.features,), jnp.float32)
+    return out + bias[None, None]
 
 
 class Attention(nn.Module):
@@ -93,31 +156,51 @@ class Attention(nn.Module):
   dtype: Any
 
   @nn.compact
-  def __call__(self, x, turn, sight, past):
+  def __call__(self, x, which, turns, sights, past):
     c = self.config
     rows, length, _ = x.shape
 
     def project(heads, name):
+      axes = ("embed", "heads")
       linear = Linear(
-        heads * c.head_dim, ("embed", "heads"), self.dtype, name=name
+        heads * c.head_dim, axes, self.dtype, c.qkv_bias, name=name
       )
-      return linear(x).reshape(rows, length, heads, c.head_dim)
+      out = linear(x)
+      normed = name != "v" and c.qk_norm
+      norm = Norm(c.norm, c.norm_eps, name=f"{name}_norm") if normed else None
+      if normed == "whole":
+        out = norm(out)
+      out = out.reshape(rows, length, heads, c.head_dim)
+      return norm(out) if normed == "head" else out
 
-    q = rotate(project(c.heads, "q"), *turn)
-    k = rotate(project(c.kv_heads, "k"), *turn)
+    def own(options):  # of each kind of layer one, all of equal shapes
+      if len(options) == 1:
+        return options[0]
+      return jax.tree.map(lambda *x: jax.lax.select_n(which, *x), *options)
+
+    q, k = project(c.heads, "q"), project(c.kv_heads, "k")
+    if not c.learned_positions:
+      turn = own(turns)
+      q, k = rotate(q, *turn), rotate(k, *turn)
     v = project(c.kv_heads, "v")
+    how = dict(
+      scale=(c.query_scalar or c.head_dim) ** -0.5,
+      soft_cap=c.soft_cap,
+      dtype=self.dtype,
+    )
     if past is None:
-      mixed = attend(q, k, v, sight, dtype=self.dtype)
+      mixed = attend(q, k, v, own(sights), **how)
     else:
-      mixed, k, v = attend_past(q, k, v, past, sight, dtype=self.dtype)
+      mixed, k, v = attend_past(q, k, v, past, own(sights), **how)
     self.sow("intermediates", "keys", k)
     self.sow("intermediates", "values", v)
     mixed = mixed.reshape(rows, length, c.heads * c.head_dim)
-    return Linear(c.width, ("heads", "embed"), self.dtype, name="o")(mixed)
+    out = Linear(c.width, ("heads", "embed"), self.dtype, c.o_bias, name="o")
+    return out(mixed)
 
 
 class MLP(nn.Module):
-  """down(silu(gate(x)) * up(x)); the activation in float32."""
+  """down(act(gate(x)) * up(x)), or down(act(up(x))); act in float32."""
 
   config: DecoderConfig
   dtype: Any
@@ -125,47 +208,72 @@ class MLP(nn.Module):
   @nn.compact
   def __call__(self, x):
     c = self.config
-    hidden = ("embed", "mlp")
-    gate = Linear(c.mlp_width, hidden, self.dtype, name="gate")(x)
-    up = Linear(c.mlp_width, hidden, self.dtype, name="up")(x)
-    down = Linear(c.width, ("mlp", "embed"), self.dtype, name="down")
-    return down(nn.silu(gate) * up)
+    act = ACTIVATIONS[c.activation]
+
+    def linear(features, axes, name):
+      return Linear(features, axes, self.dtype, c.mlp_bias, name=name)
+
+    up = linear(c.mlp_width, ("embed", "mlp"), "up")(x)
+    if c.gated:
+      up = act(linear(c.mlp_width, ("embed", "mlp"), "gate")(x)) * up
+    else:
+      up = act(up)
+    return linear(c.width, ("mlp", "embed"), "down")(up)
 
 
 class Layer(nn.Module):
-  """Pre-norm attention and MLP, each added to the float32 residual stream."""
+  """Attention and MLP with their norms, added to the float32 residual stream.
+
+  `which` of `turns` and of `sights` is this layer's; with one of each it is
+  not read.
+  """
 
   config: DecoderConfig
   dtype: Any
 
   @nn.compact
-  def __call__(self, x, turn, sight, past=None):
+  def __call__(self, x, which, turns, sights, past=None):
     c = self.config
+
+    def norm(wanted, name, x):
+      return Norm(c.norm, c.norm_eps, name=name)(x) if wanted else x
+
     attention = Attention(c, self.dtype, name="attn")
-    h = RMSNorm(c.norm_eps, name="attn_norm")(x)
-    x = x + attention(h, turn, sight, past)
+    h = norm(c.pre_norm, "attn_norm", x)
+    h = attention(h, which, turns, sights, past)
+    after = x + norm(c.post_norm, "attn_post_norm", h)
     mlp = MLP(c, self.dtype, name="mlp")
-    x = x + mlp(RMSNorm(c.norm_eps, name="mlp_norm")(x))
+    h = mlp(norm(c.pre_norm, "mlp_norm", x if c.parallel else after))
+    x = after + norm(c.post_norm, "mlp_post_norm", h)
     x = nn.with_logical_constraint(x, ("batch", "length", "stream"))
     return x, None  # the pair that scan expects: carry, output per layer
 
 
 class Embed(nn.Module):
-  """Rows of the embedding table."""
+  """Rows of the embedding table, scaled, plus those of the position table."""
 
   config: DecoderConfig
 
   @nn.compact
-  def __call__(self, tokens):
+  def __call__(self, tokens, positions):
     c = self.config
-    init = nn.with_logical_partitioning(
-      nn.initializers.normal(c.width**-0.5), ("vocab", "embed")
-    )
-    shape = (c.vocab_size, c.width)
-    table = self.param("embedding", init, shape, jnp.float32)
-    # Gather from whole rows: a table split by width would be rematerialised.
-    table = nn.with_logical_constraint(table, ("vocab", None))
-    return jnp.take(table, tokens, axis=0)
+
+    def take(name, axis, rows, ids):
+      init = nn.with_logical_partitioning(
+        nn.initializers.normal(c.width**-0.5), (axis, "embed")
+      )
+      table = self.param(name, init, (rows, c.width), jnp.float32)
+      # From whole rows: a table split by width would be rematerialised.
+      table = nn.with_logical_constraint(table, (axis, None))
+      return jnp.take(table, ids, axis=0)
+
+    x = take("embedding", "vocab", c.vocab_size, tokens)
+    x = x if c.embed_scale == 1 else x * c.embed_scale
+    if not c.learned_positions:
+      return x
+    rows = c.max_positions + c.position_offset
+    ids = positions + c.position_offset
+    return x + take("positions", "positions", rows, ids)
 
 
 class Unembed(nn.Module):
@@ -222,16 +330,40 @@ class Decoder(nn.Module):
         f"segments {self.segments} add up to {sum(self.segments)} layers, "
         f"the decoder has {c.layers}"
       )
-    x = Embed(c, name="embed")(tokens) if stream is None else stream
-    x = nn.with_logical_constraint(x, ("batch", "length", "stream"))
-    turn = rotary(forest.positions, size=c.head_dim, theta=c.rope_theta)
-    if past:
-      sight = visible_past(forest, past[0], window=c.window)
+    if c.max_positions and not past and tokens.shape[1] > c.max_positions:
+      raise UserError(
+        f"rows of {tokens.shape[1]} tokens: this backbone ({c.family}) has "
+        f"positions for {c.max_positions}; set config.data.row_len to "
+        f"{c.max_positions} or less"
+      )
+    if stream is None:
+      x = Embed(c, name="embed")(tokens, forest.positions)
     else:
-      sight = see(forest, window=c.window)
+      x = stream
+    x = nn.with_logical_constraint(x, ("batch", "length", "stream"))
+    kinds = [c.kind(layer) for layer in range(c.layers)]
+    distinct = sorted(set(kinds))
+
+    def sight(kind):
+      if past:
+        return visible_past(forest, past[0], window=kind.window)
+      return see(forest, window=kind.window)
+
+    def turn(kind):
+      if c.learned_positions:
+        return ()
+      return rotary(
+        forest.positions,
+        size=c.rotary_dim or c.head_dim,
+        theta=kind.theta,
+        scaling=kind.scaling,
+      )
+
+    made = {kind: (turn(kind), sight(kind)) for kind in distinct}
     for index, before in enumerate(past):
       one = Layer(c, self.dtype, name=f"layers_{index}")
-      x, _ = one(x, turn, sight, before)
+      turns, sights = zip(made[kinds[index]], strict=True)
+      x, _ = one(x, 0, turns, sights, before)
     layer = Layer
     if self.remat:
       layer = nn.remat(
@@ -245,16 +377,22 @@ class Decoder(nn.Module):
         layer,
         variable_axes={"params": 0, "intermediates": 0},
         split_rngs={"params": True},
-        in_axes=nn.broadcast,
+        in_axes=(0, nn.broadcast, nn.broadcast),
         length=length,
         metadata_params={nn.PARTITION_NAME: "layers"},
       )
-      x, _ = stack(c, self.dtype, name=f"layers_{index}")(x, turn, sight)
+      first = sum(lengths[:index])
+      own = kinds[first : first + length]
+      here = sorted(set(own))
+      which = jnp.array([here.index(kind) for kind in own], jnp.int32)
+      turns, sights = zip(*(made[kind] for kind in here), strict=True)
+      stack = stack(c, self.dtype, name=f"layers_{index}")
+      x, _ = stack(x, which, turns, sights)
     if end is not None:
       return x
     if not c.tied:
       Unembed(c, name="lm_head")()
-    return RMSNorm(c.norm_eps, name="final_norm")(x)
+    return Norm(c.norm, c.norm_eps, name="final_norm")(x)
 
 
 def unembedding(backbone: dict, config: DecoderConfig):

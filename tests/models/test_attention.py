@@ -64,8 +64,10 @@ def test_a_window_counts_positions_not_columns():
 
 
 @pytest.mark.parametrize("heads, kv_heads", [(4, 4), (6, 2), (3, 1)])
-def test_attend_equals_a_loop_in_float64(heads, kv_heads):
-  # Catches heads that share the wrong key head, a wrong scale, a leaking mask.
+@pytest.mark.parametrize("scale, cap", [(8**-0.5, 0.0), (0.9, 0.7)])
+def test_attend_equals_a_loop_in_float64(heads, kv_heads, scale, cap):
+  # Catches heads that share the wrong key head, a wrong scale, a leaking mask,
+  # a cap that lifts what is hidden.
   rng = np.random.default_rng(0)
   length, size = 9, 8
   q = rng.normal(size=(1, length, heads, size))
@@ -76,7 +78,9 @@ def test_attend_equals_a_loop_in_float64(heads, kv_heads):
     j = h // (heads // kv_heads)
     for a in range(length):
       seen = [b for b in range(length) if mask[0, a, b]]
-      logits = [q[0, a, h] @ k[0, b, j] / math.sqrt(size) for b in seen]
+      logits = [q[0, a, h] @ k[0, b, j] * scale for b in seen]
+      if cap:
+        logits = [cap * math.tanh(x / cap) for x in logits]
       top = max(logits)
       parts = [math.exp(x - top) for x in logits]
       for b, part in zip(seen, parts, strict=True):
@@ -85,6 +89,8 @@ def test_attend_equals_a_loop_in_float64(heads, kv_heads):
     *(jnp.asarray(x, jnp.float32) for x in (q, k, v)),
     see(ROW, window=0),
     dtype="float32",
+    scale=scale,
+    soft_cap=cap,
   )
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 

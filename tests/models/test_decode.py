@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +17,9 @@ from rm_jax.models.sizes import SIZES
 from rm_jax.models.transformer import Decoder, unembedding
 from rm_jax.places import locate
 from rm_jax.types import UserError
-from tests.models.test_transformer import random_params
+from tests.models.test_transformer import random_params as params_of_shape
 
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden/families"
 TINY = SIZES["tiny"]
 DECODERS = {
   "grouped": TINY,
@@ -26,6 +28,9 @@ DECODERS = {
   # Smaller than the longest prompt and than what is written.
   "window": dataclasses.replace(TINY, window=3),
 }
+# What a cache can get wrong: layers of two kinds, caps, learned positions,
+# rotary on part of a head, norms of queries and keys. (folders of goldens)
+FAMILIES = ("gemma2", "gemma3", "gpt2", "opt", "pythia", "olmo2")
 # Ragged; the longest needs more columns than the shortest bucket has.
 PROMPTS = [
   np.random.default_rng(n).integers(0, TINY.vocab_size, n).tolist()
@@ -42,6 +47,28 @@ HOW = dict(
   seed=3,
   dtype="float32",
 )
+
+
+@functools.cache
+def published(name):
+  return load_pretrained(GOLDEN / name)
+
+
+def decoder_of(name):
+  return DECODERS[name] if name in DECODERS else published(name).config
+
+
+def random_params(c=TINY):
+  """Those of the golden with this config, else random ones."""
+  for name in FAMILIES:
+    if c.family != "llama" and published(name).config == c:
+      return published(name).params
+  return params_of_shape(c)
+
+
+def capped(c, logits):
+  cap = c.final_soft_cap
+  return cap * np.tanh(logits / cap) if cap else logits
 
 
 @functools.cache
@@ -62,7 +89,7 @@ def next_logits(c, params, ids, longest=LONGEST):
   """Logits of the token after `ids`; what stands behind it is never seen."""
   padded = np.zeros(longest, np.int32)
   padded[: len(ids)] = ids
-  return np.asarray(full_forward(c)(params, padded)[len(ids) - 1])
+  return capped(c, np.asarray(full_forward(c)(params, padded)[len(ids) - 1]))
 
 
 def slow_nucleus(mass, top_p):
@@ -88,12 +115,12 @@ def slow_sample(c, params, prompt, index, number, how):
   return ids
 
 
-@pytest.mark.parametrize("name", list(DECODERS))
+@pytest.mark.parametrize("name", [*DECODERS, *FAMILIES])
 def test_logits_of_every_step_equal_a_full_forward(name):
   # Catches a position that is off by one, keys read before they are turned, a
   # window that counts cache columns, padding of a shorter prompt that is seen,
   # a branch that sees its sibling, key heads handed to the wrong queries.
-  c = DECODERS[name]
+  c = decoder_of(name)
   params, width, steps = random_params(c), 3, 7
   rule = decode.Rule(c, "float32", steps, 1.0, 1.0)
   lengths = np.array([len(p) for p in PROMPTS], np.int32)
@@ -109,7 +136,7 @@ def test_logits_of_every_step_equal_a_full_forward(name):
   own = decode.empty_branches(rule, len(PROMPTS), width)
   advance = jax.jit(decode.advance, static_argnums=0)
   for step in range(steps):
-    got = np.asarray(hidden @ table.T)
+    got = capped(c, np.asarray(hidden @ table.T))
     for row, prompt in enumerate(PROMPTS):
       for n in range(width):
         ids = prompt + forced[row, n, :step].tolist()
@@ -137,12 +164,17 @@ def test_greedy_takes_the_most_probable_token(name):
 
 @pytest.mark.parametrize(
   "name, temperature, top_p",
-  [("grouped", 1.0, 1.0), ("grouped", 0.7, 0.6), ("window", 1.0, 0.9)],
+  [
+    ("grouped", 1.0, 1.0),
+    ("grouped", 0.7, 0.6),
+    ("window", 1.0, 0.9),
+    ("gemma2", 2.0, 1.0),
+  ],
 )
 def test_draws_are_those_of_a_slow_path(name, temperature, top_p):
   # Catches a key that leaves out prompt, sample or step, a temperature that
   # multiplies, a nucleus of untempered logits, a stop that is not kept.
-  c = DECODERS[name]
+  c = decoder_of(name)
   params = random_params(c)
   stop = tuple(range(0, c.vocab_size, 9))
   how = HOW | {"temperature": temperature, "top_p": top_p, "stop": stop}
@@ -333,6 +365,19 @@ def test_a_mistake_is_named(change, match):
   with pytest.raises(UserError, match=match) as error:
     sample(TINY, random_params(), asked.pop("prompts"), **asked)
   assert "\n" not in str(error.value)
+
+
+def test_a_completion_beyond_the_positions_is_refused():
+  # Catches a table that is read beyond its end: NaN, or its last row again.
+  c, params, _ = published("gpt2")  # 32 positions
+  how = HOW | {"samples": 1, "temperature": 0.0}
+  prompt = [3] * 25
+  (ids,) = sample(c, params, [prompt], **how)
+  assert ids[0][-1] == np.argmax(next_logits(c, params, prompt + ids[0][:-1]))
+  with pytest.raises(
+    UserError, match=r"prompts\[0\]: 26 tokens .* are 33, the"
+  ):
+    sample(c, params, [[3] * 26], **how)
 
 
 def test_smollm2_writes_what_full_forwards_say():
