@@ -9,6 +9,7 @@ import functools
 import json
 import pathlib
 
+import flax.linen as nn
 import forests
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from rm_jax.data.pack import Geometry
+from rm_jax.models import sight
 from rm_jax.models.convert import load_pretrained, to_hf
+from rm_jax.models.sharding import RULES, make_mesh, shard_tree
 from rm_jax.models.sight import Forest
 from rm_jax.objectives import LossSpec, loss_sums, mean_loss, weight_sums
 from rm_jax.reward_model import (
@@ -147,6 +150,45 @@ def test_the_tree_is_that_of_the_module(name):
     lambda x: x.value.shape, boxed, is_leaf=lambda x: hasattr(x, "value")
   )
   assert got == want
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gemma3", "pythia"])
+def test_rows_of_several_blocks_compute_the_same(name, monkeypatch):
+  # Catches a layer that gets the blocks, or the window, of another kind, and a
+  # scale or cap that only short rows have.
+  want = states(name)
+  monkeypatch.setattr(sight, "BLOCK", 4)
+  found = load(name)
+  rows = json.loads((FOLDER / name / "expected.json").read_text())["tokens"]
+  apply = jax.jit(hidden_of.__wrapped__, static_argnums=0)
+  out = apply(found.config, found.params, *ragged(rows))
+  for got, row in zip(out, want, strict=True):
+    close(got[: len(row)], row)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_logical_axis_has_a_rule(name):
+  # Catches a parameter that would be copied to every device, in silence.
+  known = {axis for axis, _ in RULES}
+  specs = nn.get_partition_spec(abstract_params(spec_for(load(name).config)))
+  for path, spec in jax.tree_util.tree_flatten_with_path(specs)[0]:
+    assert set(spec) <= known, (jax.tree_util.keystr(path), spec)
+
+
+@pytest.mark.parametrize("name", ["gemma3", "opt", "olmo2"])
+def test_a_mesh_computes_the_same(name):
+  # Catches a bias, position table or norm of a whole projection that is cut
+  # where the stream is not.
+  found = load(name)
+  mesh = make_mesh(data=2, fsdp=2, tensor=2)
+  shards = shard_tree(abstract_params(spec_for(found.config)), mesh)["backbone"]
+  params = jax.device_put(found.params, shards)
+  rows = json.loads((FOLDER / name / "expected.json").read_text())["tokens"]
+  apply = jax.jit(hidden_of.__wrapped__, static_argnums=0)
+  with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
+    out = jax.device_get(apply(found.config, params, *ragged(rows)))
+  for got, row in zip(out, states(name), strict=True):
+    close(got[: len(row)], row)
 
 
 # ---------------------------------------------------------------- packing
