@@ -115,6 +115,8 @@ BITES = [
 ]
 
 
+# Slow: it tests the goldens, which do not change.
+@pytest.mark.slow
 @pytest.mark.parametrize("name, field, value", BITES)
 def test_every_switch_changes_the_goldens(name, field, value):
   config = load(name).config
@@ -206,44 +208,63 @@ WIDE = Geometry(
 LOSS = LossSpec("bradley_terry", 0.0)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def score_and_gradient(config, params, batch):
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def score(config, gradient, params, batch):
+  """(scores of completions, loss and its gradient or nothing)."""
   spec = spec_for(config)
 
   def f(params):
     outputs = forward(spec, params, batch, language=False)
+    scores = completion_scores(outputs.scores, batch)
+    if not gradient:
+      return scores
     sums = loss_sums(LOSS, outputs, batch, dtype="float32")
-    return mean_loss(LOSS, sums, weight_sums(LOSS, batch)), outputs.scores
+    return mean_loss(LOSS, sums, weight_sums(LOSS, batch)), scores
 
+  if not gradient:
+    return f(params), ()
   (value, scores), grads = jax.value_and_grad(f, has_aux=True)(params)
-  return value, completion_scores(scores, batch), grads
+  return scores, (value, grads)
 
 
-def run(name, layout):
-  """(loss, scores by record and completion, gradient) of one batch."""
+def run(name, layout, *, gradient):
+  """({(record, completion): score}, loss and gradient) of one batch."""
   found = load(name)
   groups = [*forests.ragged_groups(), forests.forked_group(record=9)]
   batch, owners = forests.batches(
     groups, layout=layout, row_len=24, blocks=2, rows=26, geometry=WIDE
   )[0][0]
   params = {"backbone": found.params, "head": {"kernel": found.score[0]}}
-  value, scores, grads = score_and_gradient(
-    found.config, params, jax.tree.map(jnp.asarray, batch)
-  )
+  batch = jax.tree.map(jnp.asarray, batch)
+  scores, rest = score(found.config, gradient, params, batch)
   who = zip(owners.group.ravel(), owners.completion.ravel(), strict=True)
   by_owner = dict(zip(who, np.asarray(scores).ravel(), strict=True))
-  return value, {k: v for k, v in by_owner.items() if k[0] >= 0}, grads
+  return {k: v for k, v in by_owner.items() if k[0] >= 0}, rest
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_packed_forest_equals_a_row_for_each_completion(name):
   # Catches learned positions, windows or rotary bases that follow columns
   # instead of positions. The prefixes are longer than the windows.
-  value, scores, grads = run(name, "padded")
-  packed_value, packed_scores, packed_grads = run(name, "shared")
-  assert scores.keys() == packed_scores.keys()
-  keys = sorted(scores)
-  close([packed_scores[k] for k in keys], [scores[k] for k in keys])
+  padded, _ = run(name, "padded", gradient=False)
+  packed, _ = run(name, "shared", gradient=False)
+  assert padded.keys() == packed.keys()
+  keys = sorted(padded)
+  close([packed[k] for k in keys], [padded[k] for k in keys])
+
+
+def slow_but(*quick):
+  """All families, those that are not named marked as slow."""
+  return [
+    name if name in quick else pytest.param(name, marks=pytest.mark.slow)
+    for name in NAMES
+  ]
+
+
+@pytest.mark.parametrize("name", slow_but("gemma3", "opt"))
+def test_gradients_of_a_packed_forest(name):
+  _, (value, grads) = run(name, "padded", gradient=True)
+  _, (packed_value, packed_grads) = run(name, "shared", gradient=True)
   np.testing.assert_allclose(packed_value, value, rtol=1e-5)
   top = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads))
 
