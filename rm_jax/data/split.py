@@ -1,4 +1,4 @@
-"""Which side of a split a record is on: decided by its prompt alone."""
+"""Which side of a split a record is on: decided by its prompt or problem."""
 
 import hashlib
 import unicodedata
@@ -21,6 +21,20 @@ def prompt_key(record) -> str:
   return digest.hexdigest()
 
 
+def problem_key(record) -> str:
+  """Returns the sha256 (hex) of what a split keeps together.
+
+  The prompt; where the record names a problem, that: PRMBench asks one problem
+  in several wordings, an OpenAssistant tree goes on from one first turn. Of a
+  problem only letters and digits count, since its copies are spaced otherwise.
+  """
+  if not record.problem:
+    return prompt_key(record)
+  text = unicodedata.normalize("NFKC", record.problem).casefold()
+  letters = "".join(c for c in text if c.isalnum())
+  return hashlib.sha256(letters.encode()).hexdigest()
+
+
 def is_held_out(record, *, share: float, seed: int, by: str) -> bool:
   """Whether a record is on the held-out side.
 
@@ -30,7 +44,8 @@ def is_held_out(record, *, share: float, seed: int, by: str) -> bool:
   number; `share` is met in expectation over keys, not exactly.
 
   Args:
-    by: "prompt", or "annotator": no annotator is on both sides, prompts may be.
+    by: "prompt", or the problem where a record names one (`problem_key`);
+      "annotator": no annotator is on both sides, prompts may be.
 
   Raises:
     UserError: a share that is none; a record without annotator.
@@ -40,7 +55,7 @@ def is_held_out(record, *, share: float, seed: int, by: str) -> bool:
       f"the held-out share must be in [0, 1], got {share}: give the part of "
       f"the {by}s to hold out, such as 0.05."
     )
-  key = record.annotator if by == "annotator" else prompt_key(record)
+  key = record.annotator if by == "annotator" else problem_key(record)
   if not key:
     raise UserError(
       f"{record.source}:{record.line} names no annotator, expected one in "

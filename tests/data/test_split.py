@@ -1,6 +1,6 @@
 import pytest
 
-from rm_jax.data.split import is_held_out, prompt_key
+from rm_jax.data.split import is_held_out, problem_key, prompt_key
 from rm_jax.types import Record, UserError
 
 
@@ -79,3 +79,23 @@ def test_same_question_in_other_clothes_is_the_same_prompt():
   other = ({"role": "system", "content": "What is it?"},)
   two = ({"role": "user", "content": "What is"}, *same[2])
   assert len({prompt_key(record(p)) for p in (same[0], other, two)}) == 3
+
+
+def test_a_problem_in_other_words_stays_on_its_side():
+  # Catches a split by the wording: a question that was modified, or asked
+  # later in the same dialogue, is evaluated by a model that knows its problem.
+  def asked(problem, prompt):
+    return record(prompt)._replace(problem=problem)
+
+  records = [
+    asked(f"What is {i} + {i}?", f"wording {j} of {i}")
+    for i in range(100)
+    for j in range(3)
+  ]
+  train, held_out = split_by_prompt(records, share=0.3, seed=0)
+  assert not {r.problem for r in train} & {r.problem for r in held_out}
+  assert len(train) % 3 == 0 and 60 <= len(held_out) <= 120
+  one = problem_key(asked("Find $34x+6 \\pmod {20}$.", "a"))
+  assert one == problem_key(asked("find $34x + 6 \\pmod{20}$", "b"))
+  assert one != problem_key(asked("Find $35x+6 \\pmod {20}$.", "a"))
+  assert problem_key(record("plain")) == prompt_key(record("plain"))
