@@ -55,6 +55,23 @@ def is_held_out(record, *, share: float, seed: int, by: str) -> bool:
       f"the held-out share must be in [0, 1], got {share}: give the part of "
       f"the {by}s to hold out, such as 0.05."
     )
+  return _place(record, seed=seed, by=by) < share
+
+
+def is_used(record, *, share: float, seed: int, by: str) -> bool:
+  """Whether a record of the training side is in this share of it.
+
+  A larger share holds every record of a smaller one. Independent of
+  `is_held_out` of the same seed.
+
+  Args:
+    share, seed, by: as of `is_held_out`.
+  """
+  return share == 1 or _place(record, seed=f"used {seed}", by=by) < share
+
+
+def _place(record, *, seed, by: str) -> float:
+  """A number in [0, 1) that the seed and the record's key decide."""
   key = record.annotator if by == "annotator" else problem_key(record)
   if not key:
     raise UserError(
@@ -62,4 +79,4 @@ def is_held_out(record, *, share: float, seed: int, by: str) -> bool:
       "every record for config.data.split_by='annotator': split by 'prompt'."
     )
   digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
-  return int.from_bytes(digest[:8], "big") / 2**64 < share
+  return int.from_bytes(digest[:8], "big") / 2**64

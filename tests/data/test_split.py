@@ -1,6 +1,6 @@
 import pytest
 
-from rm_jax.data.split import is_held_out, problem_key, prompt_key
+from rm_jax.data.split import is_held_out, is_used, problem_key, prompt_key
 from rm_jax.types import Record, UserError
 
 
@@ -99,3 +99,21 @@ def test_a_problem_in_other_words_stays_on_its_side():
   assert one == problem_key(asked("find $34x + 6 \\pmod{20}$", "b"))
   assert one != problem_key(asked("Find $35x+6 \\pmod {20}$.", "a"))
   assert problem_key(record("plain")) == prompt_key(record("plain"))
+
+
+def test_a_larger_share_holds_the_smaller():
+  # Catches shares drawn anew, which would compare data sets, not sizes; and a
+  # share that follows from the split, which would leave nothing of some.
+  records = [record(f"prompt {i}") for i in range(400)]
+
+  def used(share):
+    how = dict(share=share, seed=0, by="prompt")
+    return {r.prompt for r in records if is_used(r, **how)}
+
+  assert used(0) == set() and len(used(1)) == 400
+  assert used(0.1) < used(0.3) < used(0.7)
+  # 120 of 400, standard deviation sqrt(400 * 0.21) = 9.2
+  assert 90 <= len(used(0.3)) <= 150
+  how = dict(share=0.3, seed=0, by="prompt")
+  both = sum(is_held_out(r, **how) and is_used(r, **how) for r in records)
+  assert 18 <= both <= 54  # 36 if independent, standard deviation 5.7
