@@ -93,6 +93,7 @@ def base() -> ConfigDict:
       weights=(),  # of several sources; (): every record the same
       eval_source="",  # "": `eval_share` of the prompts of `source`
       eval_share=0.1,
+      train_share=1.0,  # of the prompts that are left: a study of data size
       split_by="prompt",  # annotator: no annotator is on both sides
       kind="auto",  # record format; "auto" recognises it by its fields
       template="auto",  # the tokenizer's chat template if it has one
@@ -139,6 +140,7 @@ def base() -> ConfigDict:
   c.evals = ConfigDict(
     dict(
       every=100,
+      at_start=True,  # also before the first train step
       metric="auto",  # names the best checkpoint: accuracy, loss, ...
       max_groups=0,  # 0: all
       rows=4,  # of a block
@@ -200,6 +202,7 @@ NOT_NEGATIVE = (
 
 WITHIN = {
   "data.eval_share": (0.0, 1.0),
+  "data.train_share": (0.0, 1.0),
   "data.max_reject_share": (0.0, 1.0),
   "optim.b1": (0.0, 1.0),
   "optim.b2": (0.0, 1.0),

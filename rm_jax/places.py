@@ -281,19 +281,6 @@ def _copy(place: Remote, files: dict, folder: Path) -> None:
 # ---------------------------------------------------------------- files
 
 
-def open_gguf(path: Path):
-  """A `gguf.GGUFReader` on the file, memory-mapped; UserError if it is none."""
-  import gguf
-
-  try:
-    return gguf.GGUFReader(path)
-  except (ValueError, IndexError) as error:
-    raise UserError(
-      f"{path}: expected a complete GGUF file, got one that does not parse "
-      f"({error}); download it again"
-    ) from None
-
-
 def read_json(path: Path) -> dict:
   """The object in a JSON file; UserError names the line that does not parse."""
   try:

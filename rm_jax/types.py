@@ -50,6 +50,7 @@ class Record(NamedTuple):
   trunk: int = -1  # tree records: completion k is the trunk; -1: common prefix
   weight: float = 1.0
   annotator: str = ""
+  problem: str = ""  # what several prompts share, and no split tears apart
   origin: str = ""  # data set that the row says it comes from
   source: str = ""  # file it was read from
   line: int = 0  # line or row in it, from 1

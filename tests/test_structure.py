@@ -13,7 +13,15 @@ ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "rm_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-MODEL = {"types", "places", "pooling", "heads", "models", "kernels"}
+MODEL = {
+  "types",
+  "places",
+  "gguf_file",
+  "pooling",
+  "heads",
+  "models",
+  "kernels",
+}
 CORE = MODEL | {
   "losses",
   "metrics",
@@ -30,6 +38,7 @@ CORE = MODEL | {
 ARROWS = {
   "types": set(),
   "places": {"types"},
+  "gguf_file": {"types"},
   "losses": {"types"},
   "metrics": {"types"},
   "margins": {"types"},
@@ -38,7 +47,7 @@ ARROWS = {
   "heads": MODEL,
   "models": MODEL,
   "kernels": MODEL,
-  "data": {"types", "places", "margins"},
+  "data": {"types", "places", "gguf_file", "margins"},
   "reward_model": MODEL,
   "ensembles": MODEL | {"reward_model"},
   "objectives": MODEL | {"losses", "metrics", "reward_model"},
@@ -57,7 +66,7 @@ MAKERS = {"rm_jax.data.text_world.sampling": {"models"}}
 # Scoring needs a checkpoint, never the loop or the step that made it.
 TRAINING_ONLY = {"rm_jax.train.loop", "rm_jax.train.step"}
 
-NO_JAX = ("types", "places", "data", "margins", "__init__")
+NO_JAX = ("types", "places", "gguf_file", "data", "margins", "__init__")
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
 
 # What a module may do at its top level: bind names, nothing else.

@@ -44,7 +44,7 @@ from rm_jax.types import TokenizedGroup, UserError
 
 # Raise it when a record becomes other tokens, slots or weights than before, or
 # when `pack_group` changes: older caches are refused then.
-VERSION = 1
+VERSION = 2
 
 INDEX = "cache.json"
 LEFT_OUT = "left_out.json"

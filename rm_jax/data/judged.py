@@ -169,9 +169,9 @@ def read_oasst(row) -> list:
   """Every group of ranked sibling replies of a tree, as a ranking.
 
   A single reply is not a ranking and gives no record; a group in which a reply
-  has no rank gives a BadRow.
+  has no rank gives a BadRow. All groups of a tree are one problem.
   """
-  items = []
+  items, root = [], need_text(row["prompt"]["text"], "the first prompt")
 
   def visit(node, before):
     role = ROLES.get(node["role"], node["role"])
@@ -186,7 +186,7 @@ def read_oasst(row) -> list:
         ranks=ranks,
       )
       try:
-        items.append(read_ranking(row))
+        items.append(read_ranking(row)._replace(problem=root))
       except BadRow as error:
         items.append(BadRow(f"replies to {node['message_id']}: {error}"))
     for reply in replies:

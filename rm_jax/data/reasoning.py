@@ -27,7 +27,10 @@ STEP_HEAD = re.compile(r"\s*step\s*(\d+)", re.IGNORECASE)
 
 
 def read_prmbench(row) -> Record:
-  """PRMBench: `error_steps` counts from 1 in `modified_process`."""
+  """PRMBench: `error_steps` counts from 1 in `modified_process`.
+
+  Its question may be modified, so the original one says which problem it is.
+  """
   steps = need_list(row["modified_process"], "field 'modified_process'")
   errors = row["error_steps"]
   for i in errors if isinstance(errors, list) else [errors]:
@@ -39,7 +42,12 @@ def read_prmbench(row) -> Record:
   labels = tuple(0.0 if i + 1 in errors else 1.0 for i in range(len(steps)))
   prompt = need_prompt(row["modified_question"])
   return Record(
-    "steps", prompt, (text,), step_ends=(ends,), step_labels=(labels,)
+    "steps",
+    prompt,
+    (text,),
+    step_ends=(ends,),
+    step_labels=(labels,),
+    problem=need_text(row.get("original_question") or "", "the problem"),
   )
 
 

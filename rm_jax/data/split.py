@@ -1,4 +1,4 @@
-"""Which side of a split a record is on: decided by its prompt alone."""
+"""Which side of a split a record is on: decided by its prompt or problem."""
 
 import hashlib
 import unicodedata
@@ -21,6 +21,20 @@ def prompt_key(record) -> str:
   return digest.hexdigest()
 
 
+def problem_key(record) -> str:
+  """Returns the sha256 (hex) of what a split keeps together.
+
+  The prompt; where the record names a problem, that: PRMBench asks one problem
+  in several wordings, an OpenAssistant tree goes on from one first turn. Of a
+  problem only letters and digits count, since its copies are spaced otherwise.
+  """
+  if not record.problem:
+    return prompt_key(record)
+  text = unicodedata.normalize("NFKC", record.problem).casefold()
+  letters = "".join(c for c in text if c.isalnum())
+  return hashlib.sha256(letters.encode()).hexdigest()
+
+
 def is_held_out(record, *, share: float, seed: int, by: str) -> bool:
   """Whether a record is on the held-out side.
 
@@ -30,7 +44,8 @@ def is_held_out(record, *, share: float, seed: int, by: str) -> bool:
   number; `share` is met in expectation over keys, not exactly.
 
   Args:
-    by: "prompt", or "annotator": no annotator is on both sides, prompts may be.
+    by: "prompt", or the problem where a record names one (`problem_key`);
+      "annotator": no annotator is on both sides, prompts may be.
 
   Raises:
     UserError: a share that is none; a record without annotator.
@@ -40,11 +55,28 @@ def is_held_out(record, *, share: float, seed: int, by: str) -> bool:
       f"the held-out share must be in [0, 1], got {share}: give the part of "
       f"the {by}s to hold out, such as 0.05."
     )
-  key = record.annotator if by == "annotator" else prompt_key(record)
+  return _place(record, seed=seed, by=by) < share
+
+
+def is_used(record, *, share: float, seed: int, by: str) -> bool:
+  """Whether a record of the training side is in this share of it.
+
+  A larger share holds every record of a smaller one. Independent of
+  `is_held_out` of the same seed.
+
+  Args:
+    share, seed, by: as of `is_held_out`.
+  """
+  return share == 1 or _place(record, seed=f"used {seed}", by=by) < share
+
+
+def _place(record, *, seed, by: str) -> float:
+  """A number in [0, 1) that the seed and the record's key decide."""
+  key = record.annotator if by == "annotator" else problem_key(record)
   if not key:
     raise UserError(
       f"{record.source}:{record.line} names no annotator, expected one in "
       "every record for config.data.split_by='annotator': split by 'prompt'."
     )
   digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
-  return int.from_bytes(digest[:8], "big") / 2**64 < share
+  return int.from_bytes(digest[:8], "big") / 2**64

@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 
 from rm_jax.data.templates import FROZEN_DATE, common_prefix, freeze
-from rm_jax.places import locate, open_gguf, read_json
+from rm_jax.gguf_file import open_gguf
+from rm_jax.places import locate, read_json
 from rm_jax.types import UserError
 
 CONTROL, USER_DEFINED = 3, 4  # llama.cpp's token types
@@ -135,8 +136,7 @@ def _from_gguf(path: Path):
   fields = open_gguf(path).fields
 
   def read(key, default=None):
-    name = f"tokenizer.{key}"
-    return fields[name].contents() if name in fields else default
+    return fields.get(f"tokenizer.{key}", default)
 
   # Other kinds have the same fields and split text by other rules.
   kind = (read("ggml.model"), read("ggml.pre"), read("ggml.add_bos_token"))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from rm_jax.train.labels import Labelled
 from rm_jax.train.log import read_rows
 from rm_jax.train.sets import TRAINED_ON
 from rm_jax.types import UserError
@@ -94,13 +95,7 @@ def read_scores(path: pathlib.Path) -> Scores:
     UserError: an array is missing.
   """
   with np.load(path) as saved:
-    absent = [name for name in ARRAYS if name not in saved]
-    if absent:
-      raise UserError(
-        f"{path}: expected the arrays {', '.join(ARRAYS)}, got none of "
-        f"{', '.join(absent)}: an older version wrote it. Repeat the run's "
-        "rm-jax train command."
-      )
+    _check_arrays(path, saved, ARRAYS)
     every = {name: saved[name] for name in ARRAYS}
   main = every["task"] == 0  # [G]
   mine = main[every["group"]]  # [M]
@@ -121,6 +116,32 @@ def read_scores(path: pathlib.Path) -> Scores:
     first + rejected,
     every["strength"][compared].astype(np.float64),
   )
+
+
+def read_labels(path: pathlib.Path) -> Labelled:
+  """The labels of the main task in a scores.npz, groups numbered as there.
+
+  Raises:
+    UserError: an array is missing.
+  """
+  with np.load(path) as saved:
+    names = [f"label_{name}" for name in Labelled._fields]
+    _check_arrays(path, saved, names)
+    found = Labelled(*(saved[name] for name in names))
+    new_group = np.cumsum(saved["task"] == 0) - 1
+  return found._replace(
+    group=new_group[found.group], numbers=bool(found.numbers)
+  )
+
+
+def _check_arrays(path, saved, names) -> None:
+  absent = [name for name in names if name not in saved]
+  if absent:
+    raise UserError(
+      f"{path}: expected the arrays {', '.join(names)}, got none of "
+      f"{', '.join(absent)}: an older version wrote it. Repeat the run's "
+      "rm-jax train command."
+    )
 
 
 def main_metric(results: dict) -> str:

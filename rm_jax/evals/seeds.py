@@ -9,9 +9,10 @@ import pathlib
 
 import numpy as np
 
-from rm_jax.evals.runs import read_scores
+from rm_jax.evals.runs import read_labels, read_scores
 from rm_jax.metrics import accuracy, bootstrap_interval
 from rm_jax.train.checkpoint import write_json
+from rm_jax.train.labels import label_credits
 from rm_jax.types import UserError
 
 COMPARED = ("accuracy", "length_only_accuracy", "accuracy_over_length")
@@ -21,13 +22,14 @@ SAME = ("chosen", "rejected", "prompt", "length")  # of the evaluation sets
 def merge(workdirs: list[pathlib.Path]) -> dict:
   """One results.json of several: values are means over seeds.
 
-  Accuracies get an interval by bootstrap over prompts of the mean credit over
-  seeds: it covers the choice of prompts; the spread over seeds is in per_seed.
+  Accuracies and squared errors get an interval by bootstrap over prompts of the
+  mean credit over seeds: it covers the choice of prompts; the spread over seeds
+  is in per_seed.
 
   Raises:
     UserError: a run is unfinished, or was evaluated on another set.
   """
-  runs, scores = [], []
+  runs, scores, labels = [], [], []
   for workdir in workdirs:
     if not (workdir / "results.json").exists():
       raise UserError(
@@ -36,6 +38,7 @@ def merge(workdirs: list[pathlib.Path]) -> dict:
       )
     runs.append(json.loads((workdir / "results.json").read_text()))
     scores.append(read_scores(workdir / "scores.npz"))
+    labels.append(read_labels(workdir / "scores.npz"))
     for name in SAME:
       one, other = (getattr(s, name) for s in (scores[0], scores[-1]))
       if not np.array_equal(one, other):
@@ -61,7 +64,8 @@ def merge(workdirs: list[pathlib.Path]) -> dict:
       "n": entry["n"],
       "seeds": seeds,
     }
-  for name, credit in _credits(scores, runs).items():
+  credits = _credits(scores, runs) | _label_credits(scores, labels)
+  for name, credit in credits.items():
     low, high = bootstrap_interval(credit[0], groups=credit[1], seed=0)
     metrics[name] |= {"low": low, "high": high}
   first = runs[0]
@@ -91,16 +95,35 @@ def _credits(scores, runs):
   stated = runs[0]["metrics"]["length_only_accuracy"]["value"]
   if abs(longer.mean() - stated) > 1e-9:  # the shorter one is the baseline
     longer = 1 - longer
-  # Numbers in the order of the file, so that resamples do not hang on hashes.
-  _, first, same = np.unique(
-    scores[0].prompt, return_index=True, return_inverse=True
-  )
-  prompt = first[same][scores[0].group[chosen]]
+  prompt = _prompts(scores[0])[scores[0].group[chosen]]
   return {
     "accuracy": (credit, prompt),
     "length_only_accuracy": (longer, prompt),
     "accuracy_over_length": (credit - longer, prompt),
   }
+
+
+def _label_credits(scores, labels) -> dict:
+  """{metric: (credit per label or completion, mean over seeds; its prompt)}."""
+  if not len(labels[0].labels):
+    return {}
+  each = [label_credits(found) for found in labels]
+  prompts = _prompts(scores[0])
+  return {
+    name: (np.mean([e[name][0] for e in each], axis=0), prompts[group])
+    for name, (_, group) in each[0].items()
+  }
+
+
+def _prompts(scores) -> np.ndarray:
+  """A number per group, equal where the prompt is.
+
+  In the order of the file, so that resamples do not hang on hashes.
+  """
+  _, first, same = np.unique(
+    scores.prompt, return_index=True, return_inverse=True
+  )
+  return first[same]
 
 
 def table(results: dict) -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from rm_jax.gguf_file import Tensor, dequantize, open_gguf
 from rm_jax.models.transformer import DecoderConfig
-from rm_jax.places import open_gguf
 from rm_jax.types import UserError
 
 TOP = {
@@ -40,12 +40,12 @@ def read_gguf(
   A tensor that has no Hugging Face name keeps its own and so is reported by
   the caller as unmapped. Quantised types are dequantised to float32 on read.
   """
-  reader = open_gguf(path)
-  names = {tensor.name for tensor in reader.tensors}
-  fields = {name: field.contents for name, field in reader.fields.items()}
-  config = _read_config(fields, tied="output.weight" not in names, where=path)
+  file = open_gguf(path)
+  names = {tensor.name for tensor in file.tensors}
+  tied = "output.weight" not in names
+  config = _read_config(file.fields, tied=tied, where=path)
   tensors = {}
-  for tensor in reader.tensors:
+  for tensor in file.tensors:
     name = _hf_name(tensor.name)
     tensors[name] = functools.partial(_read, tensor, config, where=path)
   return config, tensors
@@ -62,15 +62,13 @@ def unpermute(weight: np.ndarray, heads: int) -> np.ndarray:
   return pairs.swapaxes(1, 2).reshape(rows, columns)
 
 
-def _read(tensor, config: DecoderConfig, *, where: Path) -> np.ndarray:
-  import gguf
-
+def _read(tensor: Tensor, config: DecoderConfig, *, where: Path) -> np.ndarray:
   try:
-    weight = gguf.dequantize(tensor.data, tensor.tensor_type)
+    weight = dequantize(tensor)
   except NotImplementedError:
     raise UserError(
       f"{where}: {tensor.name}: expected a type the gguf package can "
-      f"dequantise, got {tensor.tensor_type.name}; load a Q4, Q8 or F16 file "
+      f"dequantise, got {tensor.kind.name}; load a Q4, Q8 or F16 file "
       f"of the model"
     ) from None
   if tensor.name.endswith(".attn_q.weight"):
@@ -97,7 +95,7 @@ def _read_config(fields: dict, *, tied: bool, where: Path) -> DecoderConfig:
         f"{where}: expected the metadata key {key!r}, got a file without it; "
         f"convert the model to GGUF again"
       )
-    return fields[key]()
+    return fields[key]
 
   architecture = need("general.architecture")
   if architecture != "llama":
@@ -109,7 +107,7 @@ def _read_config(fields: dict, *, tied: bool, where: Path) -> DecoderConfig:
   heads = need("llama.attention.head_count")
   head_dim = width // heads
   if "llama.attention.key_length" in fields:
-    head_dim = fields["llama.attention.key_length"]()
+    head_dim = fields["llama.attention.key_length"]
   rotated = need("llama.rope.dimension_count")
   if rotated != head_dim:
     raise UserError(
@@ -120,12 +118,12 @@ def _read_config(fields: dict, *, tied: bool, where: Path) -> DecoderConfig:
     if f"llama.{key}" in fields:
       raise UserError(
         f"{where}: expected no key llama.{key}, got "
-        f"{fields[f'llama.{key}']()}; load the model from its Hugging Face "
+        f"{fields[f'llama.{key}']}; load the model from its Hugging Face "
         f"folder"
       )
   kv_heads = heads
   if "llama.attention.head_count_kv" in fields:
-    kv_heads = fields["llama.attention.head_count_kv"]()
+    kv_heads = fields["llama.attention.head_count_kv"]
   return DecoderConfig(
     vocab_size=need("llama.vocab_size"),
     width=width,
@@ -135,9 +133,8 @@ def _read_config(fields: dict, *, tied: bool, where: Path) -> DecoderConfig:
     head_dim=head_dim,
     mlp_width=need("llama.feed_forward_length"),
     rope_theta=_shortest(
-      fields["llama.rope.freq_base"]()
-      if "llama.rope.freq_base" in fields
-      else 10_000.0  # llama.cpp's own default
+      # llama.cpp's own default where the file has none
+      fields.get("llama.rope.freq_base", 10_000.0)
     ),
     norm_eps=_shortest(need("llama.attention.layer_norm_rms_epsilon")),
     tied=tied,

@@ -18,6 +18,12 @@ from rm_jax.metrics import (
 )
 from rm_jax.objectives import LossSpec, loss_sums, slot_tasks
 from rm_jax.reward_model import HeadSpec, ModelSpec, completion_scores, forward
+from rm_jax.train.labels import (
+  Labelled,
+  label_credits,
+  labelled,
+  sigmoid,
+)
 from rm_jax.train.optim import merge
 from rm_jax.types import Batch
 
@@ -72,10 +78,6 @@ def eval_body(spec: ModelSpec, loss: LossSpec | None, axis: str | None):
   return body
 
 
-# Losses whose labels are numbers, not probabilities.
-NUMBERS = ("squared_error", "two_hot", "hl_gauss")
-
-
 class Scored(NamedTuple):
   """Scores by group, in the order of `Dataset.groups`."""
 
@@ -122,11 +124,6 @@ def value(number, low=None, high=None, n=None) -> dict:
     "high": clean(high),
     "n": n,
   }
-
-
-def _sigmoid(x):
-  """1 / (1 + exp(-x)) that overflows nowhere."""
-  return np.exp(-np.logaddexp(0.0, -x))
 
 
 def _numbered(prompts) -> np.ndarray:
@@ -209,9 +206,9 @@ def measure(
   Intervals: 95 %, bootstrap over prompts. Equal scores count 1/2.
   Comparisons: accuracy, tie rate, calibration of sigmoid(score difference),
   and the length-only baseline: the longer completion (the shorter, where
-  training data prefer those) is called better. Labels: accuracy of the sign
-  (of the larger class for three-way steps), calibration, and the share of the
-  larger class as baseline.
+  training data prefer those) is called better. Labels: `label_credits`,
+  calibration, and the share of the larger class as baseline; of numbers the
+  error of always saying their mean.
 
   Args:
     prompts: one hashable per group; equal prompts are resampled together.
@@ -253,7 +250,7 @@ def _compare(data, scored, prompts, longer_is_better, seed):
   by_length = accuracy(*_lengths(data), ties="half")
   if not longer_is_better:
     by_length = 1 - by_length
-  probability = _sigmoid(chosen - rejected)
+  probability = sigmoid(chosen - rejected)
   # Both orders: a pair that is always given chosen first has one label only.
   both = np.concatenate([probability, 1 - probability])
   labels = np.concatenate([np.ones(len(chosen)), np.zeros(len(chosen))])
@@ -280,58 +277,38 @@ def _compare(data, scored, prompts, longer_is_better, seed):
 
 
 def _label(data, scored, prompts, attributes, seed):
-  rows = [
-    (p, y, n, a)
-    for n, (g, s) in enumerate(zip(data.groups, scored.slots, strict=True))
-    for k in range(len(g.tokens))
-    for p, y, w, a in zip(
-      s[k], g.labels[k], g.weights[k], g.outputs[k], strict=True
-    )
-    if w > 0
-  ]
-  scores, labels, group, output = np.asarray(rows, np.float64).T
-  prompt = _numbered(prompts)[group.astype(int)]
-  # The loss knows what its labels are; without one their range says it.
-  three = labels.min() < 0 and labels.max() <= 1
-  numbers = labels.max() > 1
-  if scored.sums:
-    three = "step_cross_entropy" in scored.sums
-    numbers = any(name in scored.sums for name in NUMBERS)
-  if numbers:
-    return _errors(scores, labels, output, prompt, attributes, seed)
-  out = {}
-  if three:  # the score is P(positive)
-    probability, truth = scores, (labels > 0).astype(float)
-  else:
-    probability, truth = _sigmoid(scores), labels
-  right = np.where(
-    probability == 0.5, 0.5, (probability > 0.5) == (truth > 0.5)
-  )
+  found = labelled(data, scored, task=data.groups[0].task)
+  prompt = _numbered(prompts)
+  out = {
+    name: _interval(values, prompt[group], seed)
+    for name, (values, group) in label_credits(found).items()
+  }
+  if found.numbers:
+    return out | _attribute_errors(found, prompt, attributes, seed)
+  truth = found.labels
   share = float(np.mean(truth > 0.5))
-  out["label_accuracy"] = _interval(right.astype(float), prompt, seed)
   out["majority_accuracy"] = value(max(share, 1 - share), n=len(truth))
   out["label_calibration_error"] = value(
-    calibration_error(probability, truth), n=len(truth)
+    calibration_error(found.predictions, truth), n=len(truth)
   )
-  out["label_brier"] = value(brier(probability, truth), n=len(truth))
+  out["label_brier"] = value(brier(found.predictions, truth), n=len(truth))
   return out
 
 
-def _errors(scores, labels, output, prompt, attributes, seed):
-  """Squared errors, and those of always saying the mean of the labels."""
-  error, spread = (scores - labels) ** 2, np.zeros(len(labels))
-  for a in np.unique(output):
-    of = output == a
-    spread[of] = (labels[of] - labels[of].mean()) ** 2
-  out = {
-    "squared_error": _interval(error, prompt, seed),
-    "constant_squared_error": _interval(spread, prompt, seed),
-  }
-  for a, name in enumerate(attributes):
-    of = output == a
+def _attribute_errors(found: Labelled, prompt, attributes, seed) -> dict:
+  """The errors of each attribute by itself."""
+  out = {}
+  for a, attribute in enumerate(attributes):
+    of = found.output == a
     if of.any():
-      out[f"squared_error/{name}"] = _interval(error[of], prompt[of], seed)
-      out[f"constant_squared_error/{name}"] = _interval(
-        spread[of], prompt[of], seed
+      own = found._replace(
+        **{
+          name: getattr(found, name)[of]
+          for name in Labelled._fields
+          if name != "numbers"
+        }
       )
+      for name, (values, group) in label_credits(own).items():
+        key = f"{name}/{attribute}"
+        out[key] = _interval(values, prompt[group], seed)
   return out

@@ -189,7 +189,7 @@ def _train(config, workdir, command, saved):
     contextlib.closing(log),
     _asked_to_stop() as asked_to_stop,
   ):
-    if first == 0:
+    if first == 0 and config.evals.at_start:
       metrics, scored = evaluate(state)
       _metric_name(config, metrics)  # a wrong name shows before the first step
       log.write(_eval_row(0, metrics))
@@ -320,9 +320,10 @@ def _summary(config, spec, sets, plan, mesh, first) -> str:
 
   resumed = f", going on after step {first}" if first else ""
   note = f"note: {config.note}\n" if config.note else ""
+  unused = f", {c['unused']:,} unused" if c["unused"] else ""
   return (
     f"{note}{side('train')}, {side('test')}, "
-    f"{c['unreadable']} records unreadable\n"
+    f"{c['unreadable']} records unreadable{unused}\n"
     f"{config.data.layout} layout: {c['train_tokens_shared']:,} tokens an "
     f"epoch (one row per completion would take "
     f"{c['train_tokens_unshared']:,}; sharing saves {saved:.0%})\n"

@@ -9,6 +9,8 @@ import flax
 import jax
 import numpy as np
 
+from rm_jax.train.labels import labelled
+
 RESULTS_SCHEMA = 1
 
 
@@ -17,7 +19,8 @@ def write_scores(path: pathlib.Path, data, scored) -> None:
 
   Per completion scores, group, record, length, gold (NaN: unknown); per
   comparison (group, chosen, rejected), preference, strength (NaN: unknown);
-  per group the key of its prompt and its task.
+  per group the key of its prompt and its task; of the main task per label
+  the prediction, group, completion and output of `labels.Labelled`.
   """
   counts = [len(s) for s in scored.completions]
   pairs = [
@@ -40,6 +43,7 @@ def write_scores(path: pathlib.Path, data, scored) -> None:
     ),
     prompt=np.asarray(data.prompts),
     task=np.asarray([g.task for g in data.groups]),
+    **{f"label_{k}": x for k, x in labelled(data, scored)._asdict().items()},
   )
 
 

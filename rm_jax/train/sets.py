@@ -9,7 +9,7 @@ from rm_jax.data.loader import Dataset, join, tokenize_records
 from rm_jax.data.plan import Part
 from rm_jax.data.rejects import Reject, check_share, write_rejects
 from rm_jax.data.sources import read_records
-from rm_jax.data.split import is_held_out, prompt_key
+from rm_jax.data.split import is_held_out, is_used, prompt_key
 from rm_jax.train.checkpoint import write_json
 from rm_jax.train.tasks import Task
 from rm_jax.types import UserError
@@ -29,10 +29,11 @@ class Sets(NamedTuple):
 
 
 class Unread(NamedTuple):
-  """What a place holds that is no record, and how many rows it has."""
+  """What a place holds that is not read, and how many rows it has."""
 
   rejects: list
   total: int
+  unused: int  # records beyond config.data.train_share
 
 
 def load_sets(config, tokenizer, tasks: list[Task], workdir) -> Sets:
@@ -41,10 +42,11 @@ def load_sets(config, tokenizer, tasks: list[Task], workdir) -> Sets:
   Raises:
     UserError: too many rejects, a shared prompt, nothing left on a side.
   """
-  every, train, test, parts = [], [], [], []
+  every, train, test, parts, unused = [], [], [], [], 0
   rejected = pathlib.Path(workdir) / "rejects.jsonl"
   for place, unread in _check_sides(config, tasks).items():
     every += unread.rejects
+    unused += unread.unused
     write_rejects(every, rejected)
     if not unread.total:
       raise UserError(f"{place} holds no records, expected at least one row.")
@@ -53,7 +55,7 @@ def load_sets(config, tokenizer, tasks: list[Task], workdir) -> Sets:
       unread.total,
       max_reject_share=config.data.max_reject_share,
     )
-  counts = {"unreadable": len(every)}
+  counts = {"unreadable": len(every), "unused": unused}
   for task in tasks:
     for side, out in zip(SIDES, (train, test), strict=True):
       found = _side(config, tokenizer, task, side, parts)
@@ -88,11 +90,18 @@ def write_trained_on(workdir, sets: Sets) -> None:
   )
 
 
-def _side_of(config, task: Task, record) -> str:
-  """The side of a record of a task without an evaluation file."""
-  d = config.data
-  held = is_held_out(record, share=d.eval_share, seed=0, by=d.split_by)
-  return SIDES[held]
+def _side_of(config, task: Task, record, evaluation: bool) -> str:
+  """The side of a record; "" beyond the share of the data to train on.
+
+  Args:
+    evaluation: it is of the task's evaluation file, where it has one.
+  """
+  d, held = config.data, evaluation
+  if not task.eval_source:
+    held = is_held_out(record, share=d.eval_share, seed=0, by=d.split_by)
+  if held or is_used(record, share=d.train_share, seed=0, by=d.split_by):
+    return SIDES[held]
+  return ""
 
 
 def _records(config, task: Task, place: str, side: str):
@@ -100,7 +109,7 @@ def _records(config, task: Task, place: str, side: str):
   for item in read_records(place, kind=task.kind):
     if isinstance(item, Reject):
       continue
-    if task.eval_source or _side_of(config, task, item) == side:
+    if _side_of(config, task, item, side == SIDES[1]) == side:
       yield item
 
 
@@ -117,23 +126,21 @@ def _check_sides(config, tasks: list[Task]) -> dict[str, Unread]:
     places += [(task.eval_source, True)] if task.eval_source else []
     for place, evaluation in places:
       key = f"{name}.{'eval_source' if evaluation else 'source'}={place}"
-      rejects, total = [], 0
+      rejects, total, unused = [], 0, 0
       for item in read_records(place, kind=task.kind):
         total += 1
         if isinstance(item, Reject):
           rejects.append(item)
           continue
-        if task.eval_source:
-          side = "test" if evaluation else "train"
-        elif config.data.split_by == "annotator":
+        side = _side_of(config, task, item, evaluation)
+        unused += not side
+        if config.data.split_by == "annotator" and not task.eval_source:
           continue  # sides share prompts, that is what was asked for
-        else:
-          side = _side_of(config, task, item)
         if side == "train":
           train.add(prompt_key(item))
-        else:
+        elif side == "test":
           test.setdefault(prompt_key(item), key)
-      out[place] = Unread(rejects, total)
+      out[place] = Unread(rejects, total, unused)
   shared = train & test.keys()
   if shared:
     raise UserError(
@@ -189,6 +196,7 @@ def _tokenize(config, tokenizer, task, side, place, records, left) -> Dataset:
     "kind": task.kind,
     "side": side,
     "split": None if task.eval_source else [d.split_by, d.eval_share],
+    "share": d.train_share if side == "train" else 1.0,
     "first": left,
   }
   name = f"{task.name or 'main'}-{side}"

@@ -5,8 +5,10 @@ adds others, each with data, a loss and mostly a head of its own, on the same
 backbone.
 """
 
+import functools
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from rm_jax.data.loader import Reading, Supervision
@@ -210,7 +212,7 @@ def _loss(key, name, c) -> LossSpec:
 
 
 def _check_parameters(spec: LossSpec) -> None:
-  """Calls the loss once, so that a parameter out of range shows at once."""
+  """Traces the loss once, so that a parameter out of range shows at once."""
   learnt = LEARNED.get(spec.name, {})
   two = np.zeros(2, np.float32)
   where = np.ones(2, bool)
@@ -229,7 +231,9 @@ def _check_parameters(spec: LossSpec) -> None:
   arrays += further.get((ARGUMENTS[spec.name] or ("",))[0], ())
   if spec.centers:
     arrays.append(np.linspace(*spec.centers))
-  LOSSES[spec.name](*arrays, **dict(spec.parameters), **learnt)
+  # Traced, not run: each operation of its own would be compiled.
+  loss = functools.partial(LOSSES[spec.name], *arrays)
+  jax.eval_shape(lambda: loss(**dict(spec.parameters), **learnt))
 
 
 def _head(key, c, loss: LossSpec) -> HeadSpec:

@@ -27,7 +27,8 @@ TURNS = ({"role": "user", "content": "é\u2028\n"},)
 RECORDS = (
   Record("pair", "Q", ("a", "b"), ranks=(0, 1), strength=2.0, margin=-0.5,
          preference=0.75, source="x.jsonl", line=3, origin="hh", weight=0.25),
-  Record("ranking", TURNS, ("a", TURNS, "c"), ranks=(2, 0, 0), annotator="w7"),
+  Record("ranking", TURNS, ("a", TURNS, "c"), ranks=(2, 0, 0), annotator="w7",
+         problem="p"),
   Record("ratings", TURNS, ("a", "b"), ratings=(1.0, 5.0),
          attributes=("help", "safe"), attribute_ratings=((1.0, 2.0),
                                                          (3.0, 4.5))),

@@ -178,6 +178,7 @@ def test_oasst_gives_every_ranked_group_of_the_tree():
   assert first.ranks == (0, 1)
   assert second.prompt == (user("hi"), assistant("a"), user("more?"))
   assert (second.completions, second.ranks) == (("c", "d"), (1, 0))
+  assert first.problem == second.problem == "hi"
 
 
 # ------------------------------------------------------------------- real files

@@ -347,3 +347,9 @@ def test_rewardmath_texts_of_the_benchmark(rm_data):
   assert len(right) == 2
   # Both files are of the same two problems: the chosen side is the right one.
   assert {r.completions[0] for r in pairs} == right
+
+
+def test_prmbench_names_the_problem_whose_question_was_modified():
+  row = dict(modified_question="Q", modified_process=["a"], error_steps=[1])
+  assert read(row).problem == ""
+  assert read(row | {"original_question": "Q, whole"}).problem == "Q, whole"

@@ -1,6 +1,6 @@
 import pytest
 
-from rm_jax.data.split import is_held_out, prompt_key
+from rm_jax.data.split import is_held_out, is_used, problem_key, prompt_key
 from rm_jax.types import Record, UserError
 
 
@@ -79,3 +79,41 @@ def test_same_question_in_other_clothes_is_the_same_prompt():
   other = ({"role": "system", "content": "What is it?"},)
   two = ({"role": "user", "content": "What is"}, *same[2])
   assert len({prompt_key(record(p)) for p in (same[0], other, two)}) == 3
+
+
+def test_a_problem_in_other_words_stays_on_its_side():
+  # Catches a split by the wording: a question that was modified, or asked
+  # later in the same dialogue, is evaluated by a model that knows its problem.
+  def asked(problem, prompt):
+    return record(prompt)._replace(problem=problem)
+
+  records = [
+    asked(f"What is {i} + {i}?", f"wording {j} of {i}")
+    for i in range(100)
+    for j in range(3)
+  ]
+  train, held_out = split_by_prompt(records, share=0.3, seed=0)
+  assert not {r.problem for r in train} & {r.problem for r in held_out}
+  assert len(train) % 3 == 0 and 60 <= len(held_out) <= 120
+  one = problem_key(asked("Find $34x+6 \\pmod {20}$.", "a"))
+  assert one == problem_key(asked("find $34x + 6 \\pmod{20}$", "b"))
+  assert one != problem_key(asked("Find $35x+6 \\pmod {20}$.", "a"))
+  assert problem_key(record("plain")) == prompt_key(record("plain"))
+
+
+def test_a_larger_share_holds_the_smaller():
+  # Catches shares drawn anew, which would compare data sets, not sizes; and a
+  # share that follows from the split, which would leave nothing of some.
+  records = [record(f"prompt {i}") for i in range(400)]
+
+  def used(share):
+    how = dict(share=share, seed=0, by="prompt")
+    return {r.prompt for r in records if is_used(r, **how)}
+
+  assert used(0) == set() and len(used(1)) == 400
+  assert used(0.1) < used(0.3) < used(0.7)
+  # 120 of 400, standard deviation sqrt(400 * 0.21) = 9.2
+  assert 90 <= len(used(0.3)) <= 150
+  how = dict(share=0.3, seed=0, by="prompt")
+  both = sum(is_held_out(r, **how) and is_used(r, **how) for r in records)
+  assert 18 <= both <= 54  # 36 if independent, standard deviation 5.7

@@ -11,6 +11,18 @@ from rm_jax.types import UserError
 NAMES = ("accuracy", "length_only_accuracy", "accuracy_over_length")
 
 
+def labels(seed):
+  """Right on both labels with seed 0, on the second one only with seed 1."""
+  return dict(
+    label_predictions=[[0.9, 0.2], [0.4, 0.3]][seed],
+    label_labels=[1.0, 0.0],
+    label_group=[0, 1],
+    label_completion=[0, 0],
+    label_output=[0, 0],
+    label_numbers=False,
+  )
+
+
 def write_run(
   folder, seed, scores, *, length=(9, 5, 4, 8), accuracy, prompt="p"
 ):
@@ -29,8 +41,10 @@ def write_run(
     gold=[np.nan] * 4,
     prompt=["p", "q"],
     task=[0, 0],
+    **labels(seed),
   )
   values = dict(zip(NAMES, (accuracy, 0.5, accuracy - 0.5), strict=True))
+  values["label_accuracy"] = [1.0, 0.5][seed]
   values |= {"tie_rate": 0.0, "calibration_error": 0.1, "brier": 0.2}
   entry = {"low": None, "high": None, "n": 2, "seeds": [seed]}
   results = {
@@ -58,6 +72,14 @@ def test_values_are_means_and_intervals_cover_prompts(tmp_path):
   assert out["per_seed"]["1"]["accuracy"] == 0.5
   assert "| reward model | 0.750 [0.500, 1.000] | 1.000, 0.500 |" in table(out)
   assert "| chance | 0.500 | |" in table(out)
+
+
+def test_labels_are_merged_like_comparisons(tmp_path):
+  # Wrong: no interval, or one of a single seed. Credits 1/2 and 1.
+  a = write_run(tmp_path / "a", 0, [2, 1, 4, 3], accuracy=1.0)
+  b = write_run(tmp_path / "b", 1, [2, 1, 3, 4], accuracy=0.5)
+  found = merge([a, b])["metrics"]["label_accuracy"]
+  assert (found["value"], found["low"], found["high"]) == (0.75, 0.5, 1.0)
 
 
 def test_another_evaluation_set_is_refused(tmp_path):

@@ -155,6 +155,45 @@ def test_numbers_are_numbers_whatever_their_range(labels):
   assert "label_accuracy" not in got
 
 
+def of_steps(labels, scores):
+  """The metrics of one completion per list, three tokens before its steps."""
+  tokens = [list(range(3 + len(own))) for own in labels]
+  slots = [list(range(3, 3 + len(own))) for own in labels]
+  group = forests.group(tokens, [0] * len(tokens))._replace(
+    slots=tuple(np.asarray(s, np.int32) for s in slots),
+    outputs=tuple(np.zeros(len(s), np.int32) for s in slots),
+    labels=tuple(np.asarray(y, np.float32) for y in labels),
+    weights=tuple(np.ones(len(y), np.float32) for y in labels),
+    comparisons=np.zeros((0, 2), np.int32),
+    preferences=np.zeros(0, np.float32),
+  )
+  every = [[np.asarray(s, np.float32) for s in scores]]
+  return measure(
+    dataset([group]),
+    scored(
+      [[s[-1] for s in scores]], {"step_binary_cross_entropy": (1, 1)}
+    )._replace(slots=every),
+    prompts=["a"],
+    longer_is_better=True,
+    attributes=(),
+    seed=0,
+  )
+
+
+def test_the_order_of_steps_by_hand():
+  # Wrong: pairs across completions, a completion of many pairs that outweighs
+  # the others, a tie that counts as right, one with no wrong step.
+  got = of_steps(
+    [[1, 0, 1], [0, 1], [1, 1]], [[2.0, 1.0, 1.0], [3.0, 4.0], [0.0, 9.0]]
+  )
+  # right before wrong (2 > 1), wrong before right (1 = 1: half); 4 > 3.
+  assert got["step_order_accuracy"]["value"] == ((1 + 0.5) / 2 + 1) / 2
+  assert got["step_order_accuracy"]["n"] == 2
+  # The earlier step is the right one in one of two pairs, then in none.
+  assert got["earlier_step_accuracy"]["value"] == (0.5 + 0) / 2
+  assert "step_order_accuracy" not in of_steps([[1], [0]], [[1.0], [0.0]])
+
+
 def test_two_terms_are_named():
   sums = {"bradley_terry": (3.0, 4.0), "next_token_cross_entropy": (0.0, 0.0)}
   got = measure(

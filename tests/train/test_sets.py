@@ -39,6 +39,26 @@ def test_a_split_by_prompt_shares_none(tmp_path):
   assert len(sets.test.groups) == 2 * len(test)
 
 
+def test_a_share_of_the_training_data(tmp_path):
+  # Wrong: the evaluation set shrinks as well, what is left out is not counted.
+  rows = tiny_run.pairs(80)
+  whole, _ = load(tmp_path, rows)
+  part, _ = load(tmp_path, rows, data__train_share=0.4)
+  assert part.test.prompts == whole.test.prompts
+  assert set(part.train.prompts) < set(whole.train.prompts)
+  assert part.counts["unused"] == len(whole.train.groups) - len(
+    part.train.groups
+  )
+  assert 0.15 < len(part.train.groups) / len(whole.train.groups) < 0.65
+  sets, _ = load(
+    tmp_path, rows, tiny_run.pairs(9, seed=1), data__train_share=0.4
+  )
+  assert (len(sets.test.groups), sets.counts["unused"]) == (
+    9,
+    80 - len(sets.train.groups),
+  )
+
+
 def test_an_evaluation_prompt_that_is_in_training_is_refused(tmp_path):
   # Spelled otherwise: case and white space do not make another question.
   rows = tiny_run.pairs(5)
