@@ -78,10 +78,16 @@ def tokenizer(template=LLAMA3):
     [
       AddedToken("<extra_0>", special=True, normalized=False),
       AddedToken("ки", normalized=False),
+      # What the class of Qwen2's tokenizers adds where it is not there.
+      AddedToken("<|endoftext|>", special=True, normalized=False),
       AddedToken(" -", normalized=False),
     ]
   )
   return own
+
+
+QKV = ("q_proj.weight", "k_proj.weight", "v_proj.weight")
+QWEN = dict(model_type="qwen2")  # q, k and v have biases
 
 
 def draw(seed, *shape):
@@ -105,6 +111,9 @@ def write(
     if len(tensor) == fixtures.VOCAB:
       tensor = rng.normal(0, 0.2, (len(own), WIDTH)).astype(np.float32)
     tensors[name] = tensor
+    if config.get("model_type") == "qwen2" and name.endswith(QKV):
+      bias = name.replace("weight", "bias")
+      tensors[bias] = draw(len(name) + ord(name[-8]), len(tensor))
   raw = fixtures.CONFIG | {
     "architectures": [classes],
     "vocab_size": len(own),
@@ -149,7 +158,8 @@ def states(folder, ids) -> np.ndarray:
     return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
   def linear(x, name):
-    return x @ tensors[f"model.layers.0.{name}.weight"].T
+    full = f"model.layers.0.{name}"
+    return x @ tensors[f"{full}.weight"].T + tensors.get(f"{full}.bias", 0.0)
 
   x = tensors["model.embed_tokens.weight"][ids]
   y = norm(x, "model.layers.0.input_layernorm")
@@ -265,10 +275,12 @@ def test_a_classifier_of_several_labels(tmp_path):
   assert_written_back(folder)
 
 
-def test_a_token_classifier_of_right_and_wrong(tmp_path):
+@pytest.mark.parametrize("prefix", ["score", "classifier"])
+def test_a_token_classifier_of_right_and_wrong(tmp_path, prefix):
   # TRL's PRMTrainer: prompt, then every step and a line end, whose last token
   # has the label. Wrong: the step's own last token, P(wrong).
-  head = {"score.weight": draw(3, 2, WIDTH), "score.bias": draw(4, 2)}
+  weight, bias = draw(3, 2, WIDTH), draw(4, 2)
+  head = {f"{prefix}.weight": weight, f"{prefix}.bias": bias}
   folder = write(tmp_path, "LlamaForTokenClassification", head)
   model, own = RewardModel.load(folder), tokenizer()
   (line_end,) = own("\n", add_special_tokens=False)["input_ids"]
@@ -277,8 +289,7 @@ def test_a_token_classifier_of_right_and_wrong(tmp_path):
     text = prompt + "".join(f"{step}\n" for step in steps)
     ids = np.asarray(own(text, add_special_tokens=False)["input_ids"])
     hidden = states(folder, ids)[ids == line_end]
-    logits = hidden @ head["score.weight"].T + head["score.bias"]
-    return np.exp(log_softmax(logits))[:, 1]
+    return np.exp(log_softmax(hidden @ weight.T + bias))[:, 1]
 
   assert_steps(model, reference)
   assert_written_back(folder)
@@ -308,7 +319,7 @@ def test_qwen_math_prm(tmp_path):
   # last; softmax over two classes there, the second is right. Wrong: no
   # separators, the token before one, the first class, a softmax over tokens.
   head = two_layers(2)
-  folder = write(tmp_path, "Qwen2ForProcessRewardModel", head)
+  folder = write(tmp_path, "Qwen2ForProcessRewardModel", head, **QWEN)
   separator = tokenizer().convert_tokens_to_ids("<extra_0>")
 
   def reference(prompt, steps):
@@ -324,7 +335,7 @@ def test_qwen_math_prm(tmp_path):
 def test_qwen_math_rm(tmp_path):
   # Card of Qwen2.5-Math-RM: the same two layers with one output, last token.
   head = two_layers(1)
-  folder = write(tmp_path, "Qwen2ForRewardModel", head)
+  folder = write(tmp_path, "Qwen2ForRewardModel", head, **QWEN)
   want = [perceptron(head, h)[0] for h in last_states(folder)]
   assert_scores(RewardModel.load(folder), want)
   assert_written_back(folder)
@@ -424,7 +435,9 @@ def unembed(folder):
 def test_math_shepherd(tmp_path):
   # Card of math-shepherd-mistral-7b-prm: "question step ки", softmax over the
   # logits of + and - at the tags. Wrong: the token before the tag, P(-).
-  folder = write(tmp_path, "LlamaForCausalLM", {}, lm=True)
+  folder = write(
+    tmp_path, "MistralForCausalLM", {}, lm=True, model_type="mistral"
+  )
   model, own = RewardModel.load(folder, head="math_shepherd"), tokenizer()
   pair = own.convert_tokens_to_ids(["+", " -"])
   tag = own.convert_tokens_to_ids("ки")

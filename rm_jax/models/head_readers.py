@@ -54,27 +54,32 @@ def write_classifier(spec, params) -> dict:
   return _write_scalar(spec, params, "score")
 
 
-def read_step_classifier(name, tensors, raw) -> PublishedHead:
-  weight = tensors["score.weight"]
-  if len(weight) != 2:
-    raise UserError(
-      f"score.weight has {len(weight)} labels, {_labels(raw, len(weight))}: "
-      "expected two (wrong, right), as TRL's PRMTrainer saves them"
+def read_step_classifier(prefix: str) -> Callable:
+  def read(name, tensors, raw) -> PublishedHead:
+    weight = tensors[f"{prefix}.weight"]
+    if len(weight) != 2:
+      raise UserError(
+        f"{prefix}.weight has {len(weight)} labels, "
+        f"{_labels(raw, len(weight))}: expected two (wrong, right), as TRL's "
+        "PRMTrainer saves them"
+      )
+    return PublishedHead(
+      name,
+      HeadSpec("classes", "zeros", "step_ends", outputs=2),
+      _vector(weight, tensors[f"{prefix}.bias"]),
+      template="plain",
+      steps="trl_prm",
+      labels=_labels(raw, 2),
     )
-  spec = HeadSpec("classes", "zeros", "step_ends", outputs=2)
-  params = _vector(weight, tensors["score.bias"])
-  return PublishedHead(
-    name,
-    spec,
-    params,
-    template="plain",
-    steps="trl_prm",
-    labels=_labels(raw, 2),
-  )
+
+  return read
 
 
-def write_step_classifier(spec, params) -> dict:
-  return {"score.weight": params["kernel"].T, "score.bias": params["bias"]}
+def write_step_classifier(prefix: str) -> Callable:
+  return lambda spec, params: {
+    f"{prefix}.weight": params["kernel"].T,
+    f"{prefix}.bias": params["bias"],
+  }
 
 
 def read_value_head(prefix: str) -> Callable:

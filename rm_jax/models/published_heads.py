@@ -85,8 +85,16 @@ HEADS_IN_THE_WILD = {
   "step_classifier": Row(
     classes=r"\w+ForTokenClassification",
     tensors=(r"score\.weight", r"score\.bias"),
-    read=read_step_classifier,
-    write=write_step_classifier,
+    read=read_step_classifier("score"),
+    write=write_step_classifier("score"),
+    reads="P(label 1 of 2) at the line end after each step",
+    source="TRL, PRMTrainer",
+  ),
+  "step_classifier_named": Row(  # as GPT-2 and GPT-NeoX call it
+    classes=r"\w+ForTokenClassification",
+    tensors=(r"classifier\.weight", r"classifier\.bias"),
+    read=read_step_classifier("classifier"),
+    write=write_step_classifier("classifier"),
     reads="P(label 1 of 2) at the line end after each step",
     source="TRL, PRMTrainer",
   ),
