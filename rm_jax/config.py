@@ -83,7 +83,13 @@ def base() -> ConfigDict:
   c.num_train_steps = 100
   # Where the backbone comes from: "smollm2" (the embedded model), a GGUF file,
   # a folder with config.json, or "random:NAME" of models/sizes.py.
-  c.init = ConfigDict({"from": "smollm2", "tokenizer": ""})  # "": same place
+  c.init = ConfigDict(
+    {
+      "from": "smollm2",
+      "tokenizer": "",  # "": same place
+      "head": "new",  # keep: the head of the reward model that `from` is
+    }
+  )
   c.model = model()
   c.loss = loss()
   c.tasks = ConfigDict()  # NAME -> task(), beside the main one
@@ -171,6 +177,7 @@ CHOICES = {
   "data.split_by": ("prompt", "annotator"),
   "loss.per": ("group", "comparison"),
   "compute.dtype": ("bfloat16", "float32"),
+  "init.head": ("new", "keep"),
   "parallel": ("pjit", "pmap"),
 }
 

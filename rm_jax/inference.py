@@ -23,15 +23,20 @@ from rm_jax.data.plan import make_eval_plan
 from rm_jax.data.supervise import every_output
 from rm_jax.data.tokenizers import (
   check_fingerprint,
-  check_vocab_size,
   fingerprint,
   load_tokenizer,
 )
-from rm_jax.models.convert import load_pretrained
 from rm_jax.models.transformer import DecoderConfig
+from rm_jax.normaliser import (
+  Normaliser,
+  find,
+  fold_gain,
+  weights_digest,
+)
 from rm_jax.objectives import LossSpec
-from rm_jax.places import EMBEDDED, local_path, locate, scheme
-from rm_jax.reward_model import HeadSpec, ModelSpec
+from rm_jax.places import local_path, locate, scheme
+from rm_jax.published import read_implicit, read_published
+from rm_jax.reward_model import ModelSpec
 from rm_jax.train.checkpoint import load_params
 from rm_jax.train.evaluate import Scored, eval_body, score_dataset
 from rm_jax.train.init import check_base, digest, init_from, make_spec
@@ -41,7 +46,6 @@ from rm_jax.types import Record, UserError
 
 ROWS = 4  # of a batch when many groups are scored
 SHORTEST_ROW = 64
-IMPORTED_ROW = 2048  # row length for models that come without a run.json
 DTYPES = ("float32", "bfloat16")
 
 # folder of a workdir -> the kind of checkpoint in it
@@ -75,32 +79,65 @@ class RewardModel:
   tokenizer: Any
   reading: Reading
   run: Run | None = None  # None: published, not trained here
-  normaliser: tuple | None = None  # (mean, std) of scores, for `reward`
+  normaliser: Normaliser | tuple | None = None  # (mean, std, ...): `reward`
 
   @classmethod
-  def load(cls, x: str | pathlib.Path, *, dtype: str = "float32"):
+  def load(
+    cls,
+    x: str | pathlib.Path,
+    *,
+    dtype: str = "float32",
+    head: str = "",
+    reference: str | pathlib.Path = "",
+    beta: float = 0.0,
+  ):
     """A model from a run's workdir, one of its checkpoints, or an HF folder.
 
     Args:
       x: a workdir (its best checkpoint, else its last), its folder `best` or
-        `checkpoints`, one checkpoint `best/N` or `checkpoints/N`, or a folder
-        of `*ForSequenceClassification` with one label; each also behind a URL
-        (gs://...). A base model (GGUF, causal LM) has no reward head.
+        `checkpoints`, one checkpoint `best/N` or `checkpoints/N`, or the folder
+        of a published reward model (docs/models.md lists the heads); each also
+        behind a URL (gs://...).
       dtype: of the matrix products. float32 makes scores equal to 1e-5
         whatever the batch; bfloat16 is faster and equal to about 1e-2.
+      head: how a language model without a reward head is read: one of
+        `rm_jax.models.language_heads.LANGUAGE_HEADS`.
+      reference: the language model that x, a policy trained by DPO, started
+        from: the score is the implicit reward.
+      beta: of that training run.
 
     Raises:
-      UserError: nothing there, no reward head, another tokenizer or template
-        than the one stored with the checkpoint.
+      UserError: nothing there, no reward head, one that is not known, another
+        tokenizer or template than the one stored with the checkpoint.
     """
     if dtype not in DTYPES:
       raise UserError(f"dtype={dtype!r} is not known. Known: {DTYPES}.")
-    if scheme(x):
-      x = local_path(x) or fetch_mirror(str(x)) or locate(x)
+    if bool(str(reference)) != bool(beta) or (reference and head):
+      raise UserError(
+        f"reference={str(reference)!r}, beta={beta} and head={head!r}: an "
+        "implicit reward needs reference and beta, and no head."
+      )
+    x, reference = _local(x), _local(reference)
     found = _find_run(pathlib.Path(x))
-    if found is None:
-      return _load_published(cls, x, dtype)
-    return _load_run(cls, *found, dtype)
+    if found is not None:
+      if head or reference:
+        raise UserError(
+          f"{x}: the run says which head it trained: leave head and reference "
+          "out."
+        )
+      return _load_run(cls, *found, dtype)._with_normaliser(found[0])
+    if reference:
+      own = read_implicit(x, reference, beta=beta, dtype=dtype)
+    else:
+      own = read_published(x, dtype=dtype, head=head)
+    model = cls(
+      own.spec,
+      jax.device_put(own.params),
+      own.tokenizer,
+      own.reading,
+      normaliser=own.normaliser,
+    )
+    return model._with_normaliser(pathlib.Path(x))
 
   def score(self, prompt, completions) -> np.ndarray:
     """Scores of K completions of one prompt, float32 [K].
@@ -129,8 +166,9 @@ class RewardModel:
   def score_steps(self, prompt, steps) -> np.ndarray:
     """One score per reasoning step, float32 [steps], from one forward pass.
 
-    The steps are joined by newlines. A three-way step head gives the
-    probability that the step is right, a scalar head its raw output.
+    The steps are joined by newlines, or written as the model's authors did. A
+    head of classes or verdicts gives the probability that the step is right, a
+    scalar head its raw output.
     """
     if isinstance(steps, str) or not len(steps):
       raise UserError(
@@ -149,16 +187,27 @@ class RewardModel:
     )
     return self._score([record], "step_ends")[0].slots[0]
 
-  def score_attributes(self, prompt, completions) -> np.ndarray:
-    """What is predicted of each attribute, float32 [K, A].
+  def score_tokens(self, prompt, completions) -> list[np.ndarray]:
+    """The score at every token of each completion, K of float32 [T_k].
 
-    In the order of the run's config.model.attributes; `score` is their
-    weighted sum.
+    A value head gives its values, an implicit reward the terms of its sum.
+    """
+    (got,) = self._score(
+      [_record(dict(prompt=prompt, completions=completions))], "every_token"
+    )
+    return got.slots
+
+  def score_attributes(self, prompt, completions) -> np.ndarray:
+    """What is predicted of each attribute or label, float32 [K, A].
+
+    In the order of the run's config.model.attributes, or of the labels of the
+    published model. `score` is their sum, with the weights of the run or of the
+    gate.
 
     Raises:
       UserError: the model has no head of attributes; one is too long for a row.
     """
-    if self.spec.head.kind != "attributes":
+    if self.spec.head.kind not in ("attributes", "gated"):
       raise UserError(
         f"this model has a head of kind {self.spec.head.kind!r}, attributes "
         "are those of a run with config.model.head='attributes': call score()."
@@ -176,17 +225,52 @@ class RewardModel:
   def reward(self, prompt, completions) -> np.ndarray:
     """(score - mean) / std of the model's normaliser, float32 [K].
 
+    Of the main task's head; of attributes, their weighted sum.
+
     Raises:
       UserError: the model has none; raw scores are never passed off as rewards.
     """
     if self.normaliser is None:
       raise UserError(
-        "this model has no normaliser, so it has scores but no reward: call "
-        "score(), or dataclasses.replace(model, normaliser=(mean, std)) with "
-        "the mean and std of scores on your policy's samples."
+        "this model has no normaliser for these weights, so it has scores but "
+        "no reward: call score(), or fit one on your policy's samples: rm-jax "
+        "score --model=... --input=SAMPLES.jsonl --output=... --fit_normaliser"
       )
-    mean, std = map(np.float32, self.normaliser)
+    mean, std = map(np.float32, self.normaliser[:2])
     return (self.score(prompt, completions) - mean) / std
+
+  def fold_gain(self) -> "RewardModel":
+    """The same rewards from scores of std 1: the gain goes into the head.
+
+    For programs that take raw scores; the mean stays in the normaliser.
+
+    Raises:
+      UserError: no normaliser; a head of probabilities.
+    """
+    if self.normaliser is None:
+      self.reward("", [""])  # says what to do
+    spec, params, normaliser = fold_gain(
+      self.spec, self.params, self.normaliser
+    )
+    return dataclasses.replace(
+      self, spec=spec, params=params, normaliser=normaliser
+    )
+
+  def fingerprint(self) -> dict:
+    """What text becomes before it is scored."""
+    own = self.tokenizer
+    return fingerprint(own, own.chat_template, policy(self.reading))
+
+  def _with_normaliser(self, folder: pathlib.Path) -> "RewardModel":
+    """With the normaliser that was fitted for it; else with the one it has."""
+    found = find(
+      folder,
+      lambda: weights_digest(self.spec, self.params),
+      self.fingerprint(),
+    )
+    if found is None:
+      return self
+    return dataclasses.replace(self, normaliser=found)
 
   def score_each(self, records: list[Record], *, pooling: str) -> list:
     """Per record its Scores, or the reason (a string) why it has none.
@@ -197,6 +281,7 @@ class RewardModel:
     """
     if not records:
       return []
+    self.check_readable(pooling)
     reading = self.reading._replace(pooling=pooling)
     data = tokenize_records(records, self.tokenizer, reading, None)
     out = [None] * len(records)
@@ -264,6 +349,29 @@ class RewardModel:
 
       return score_dataset(run, data, plan)
 
+  def check_readable(self, pooling: str) -> None:
+    """Raises UserError where this head has no such score."""
+    head = self.spec.head
+    if head.kind == "attributes" and not head.weights:
+      raise UserError(
+        f"this model has {head.outputs} labels and nothing says which sum of "
+        "them is the score: call score_attributes() for all of them."
+      )
+    places = {
+      "gated": ("prompt_and_last",),
+      "implicit": ("sum", "every_token"),
+      "classes": ("step_ends",),
+      "two_layer_classes": ("step_ends",),
+      "verdict": ("step_ends",),
+    }.get(head.kind, (pooling,))
+    if pooling not in places:
+      what = {
+        "step_ends": "reasoning steps: call score_steps(), or score records "
+        "that have steps",
+        "sum": "whole completions: call score() or score_tokens()",
+      }.get(places[0], "whole completions: call score()")
+      raise UserError(f"a head of kind {head.kind!r} scores {what}.")
+
   def _score(self, records, pooling) -> list[Scores]:
     """As score_each; the first record that has no score is an error."""
     out = self.score_each(records, pooling=pooling)
@@ -290,6 +398,13 @@ class RewardModel:
 @functools.cache
 def _compiled(spec: ModelSpec, loss: LossSpec | None):
   return jax.jit(eval_body(spec, loss, None))
+
+
+def _local(x):
+  """A path of this machine, copied to it where it is a URL."""
+  if not scheme(x):
+    return x
+  return local_path(x) or fetch_mirror(str(x)) or locate(x)
 
 
 def _turns(value, name: str):
@@ -386,48 +501,3 @@ def _load_run(cls, workdir, which, step, dtype):
     reading,
     run=Run(workdir, step, config),
   )
-
-
-def _load_published(cls, source, dtype):
-  path = pathlib.Path(source)
-  if str(source) not in EMBEDDED and not (
-    path.is_file() or (path / "config.json").is_file()
-  ):
-    what = "a folder with neither" if path.is_dir() else "no such path"
-    raise UserError(
-      f"{source}: expected a run's workdir (with run.json), one of its "
-      "checkpoints, or a folder of *ForSequenceClassification (with "
-      f"config.json), got {what}: correct the path."
-    )
-  found = load_pretrained(source)
-  if found.score is None:
-    raise UserError(
-      f"{locate(source)}: expected a model with a reward head, got a language "
-      "model without one. Train one: rm-jax train --config=... "
-      f"--config.init.from={source}"
-    )
-  if len(found.score) != 1:
-    raise UserError(
-      f"{locate(source)}: score.weight has {len(found.score)} labels, a reward "
-      "model has 1: load a model with num_labels=1."
-    )
-  tokenizer = load_tokenizer(source)
-  check_vocab_size(tokenizer, found.config.vocab_size)
-  spec = ModelSpec(
-    decoder=found.config,
-    head=HeadSpec("scalar", "zeros", "last_token"),
-    dtype=dtype,
-    remat=False,
-    segments=(found.config.layers,),
-  )
-  params = {"backbone": found.params, "head": {"kernel": found.score[0]}}
-  reading = Reading(
-    template="auto",
-    read_at="last_token",  # what *ForSequenceClassification pools
-    row_len=min(IMPORTED_ROW, found.config.max_positions or IMPORTED_ROW),
-    overlong="drop",
-    layout="shared",
-    align=1,
-    pooling="last_token",
-  )
-  return cls(spec, jax.device_put(params), tokenizer, reading)

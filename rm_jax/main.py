@@ -66,8 +66,22 @@ def _model_flags():
     "model",
     None,
     "A run's workdir (its best checkpoint), one of its checkpoints "
-    "(workdir/checkpoints/N), or a folder of *ForSequenceClassification.",
+    "(workdir/checkpoints/N), or the folder of a published reward model "
+    "(docs/models.md lists the heads).",
   )
+  flags.DEFINE_string(
+    "head",
+    "",
+    "How a language model without a reward head is read: math_shepherd, "
+    "nemotron_reward, rlhflow_prm.",
+  )
+  flags.DEFINE_string(
+    "reference",
+    "",
+    "The language model that --model, a policy trained by DPO, started from: "
+    "the score is the implicit reward; needs --beta.",
+  )
+  flags.DEFINE_float("beta", 0.0, "Of the DPO run; with --reference.", 0.0)
   flags.DEFINE_string(
     "kind",
     "auto",
@@ -80,6 +94,10 @@ def _model_flags():
     ["float32", "bfloat16"],
     "Of the matrix products. float32 makes scores independent of the batch.",
   )
+
+
+def _how() -> dict:
+  return {name: FLAGS[name].value for name in ("head", "reference", "beta")}
 
 
 def _eval_flags():
@@ -110,6 +128,7 @@ def _eval(command: str) -> int:
     allow_overlap=FLAGS.allow_overlap,
     dtype=FLAGS.dtype,
     command=command,
+    **_how(),
   )
   print(table)
   return 0
@@ -121,6 +140,12 @@ def _score_flags():
     "input", None, "One file of records: .json or .jsonl, plain or .gz."
   )
   flags.DEFINE_string("output", None, "The .jsonl to write.")
+  flags.DEFINE_boolean(
+    "fit_normaliser",
+    False,
+    "Also keep the mean and std of these scores beside the model, with the "
+    "name of the input, for RewardModel.reward(). Give your policy's samples.",
+  )
 
 
 def _score(command: str) -> int:
@@ -136,6 +161,8 @@ def _score(command: str) -> int:
       pathlib.Path(FLAGS.output),
       kind=FLAGS.kind,
       dtype=FLAGS.dtype,
+      fit_normaliser=FLAGS.fit_normaliser,
+      **_how(),
     )
   )
   return 0

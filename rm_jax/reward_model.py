@@ -9,43 +9,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rm_jax.heads import HEADS
+from rm_jax.heads import HeadSpec
+from rm_jax.models.likelihood import token_log_likelihood
 from rm_jax.models.sight import Forest
 from rm_jax.models.transformer import Decoder, DecoderConfig, unembedding
-from rm_jax.pooling import POOLINGS, read_positions, segment_mean
-from rm_jax.types import Batch, UserError
-
-
-@dataclasses.dataclass(frozen=True)
-class HeadSpec:
-  """Everything static about one head."""
-
-  kind: str  # of HEADS
-  init: str
-  pooling: str
-  outputs: int = 1  # attributes or bins
-  weights: tuple = ()  # of the attributes in a completion's score
-  centers: tuple = ()  # (low, high, how many) of the bins
-  token: int = -1  # whose logit the gain_bias head reads
-
-  def __post_init__(self):
-    if self.kind not in HEADS:
-      raise UserError(
-        f"config.model.head={self.kind!r} is not known. Known: {sorted(HEADS)}."
-      )
-    if self.pooling not in POOLINGS:
-      raise UserError(
-        f"config.model.pooling={self.pooling!r} is not known. Known: "
-        f"{sorted(POOLINGS)}."
-      )
-
-  def module(self) -> nn.Module:
-    """The Linen module."""
-    if self.kind == "gain_bias":
-      return HEADS[self.kind]()
-    if self.kind in ("attributes", "bins"):
-      return HEADS[self.kind](self.init, self.outputs)
-    return HEADS[self.kind](self.init)
+from rm_jax.pooling import read_positions, segment_mean, segment_sum
+from rm_jax.types import Batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,18 +159,52 @@ def forward(
   pooled = read_positions(states, columns)
   table = unembedding(params["backbone"], spec.decoder)
 
+  def context(of):  # what predicts the tokens of the slots
+    parents = jnp.take_along_axis(_lines(batch.parents), columns, axis=1)
+    return unfold(read_positions(of, jnp.maximum(parents, 0)))
+
+  def likelihood(of, table, c):
+    tokens = jnp.take_along_axis(_lines(batch.tokens), columns, axis=1)
+    return token_log_likelihood(
+      context(of),
+      table,
+      unfold(tokens),
+      dtype=spec.dtype,
+      soft_cap=c.final_soft_cap,
+    )
+
+  def implicit(head, own):
+    """beta (log policy - log reference) of the token at each slot."""
+    c, reference = head.reference, own["reference"]
+    decoder = Decoder(c, (c.layers,), spec.dtype, spec.remat)
+    theirs = decoder.apply(
+      {"params": reference}, _lines(batch.tokens), _forest(batch)
+    )
+    ours = likelihood(states, table, spec.decoder)
+    return head.beta * (ours - likelihood(theirs, unembedding(reference, c), c))
+
   def score(head, own):
-    row = (table[head.token],) if head.kind == "gain_bias" else ()
-    scores = unfold(head.module().apply({"params": own}, pooled, *row))
-    if head.pooling != "mean":
+    more = ()
+    if head.kind == "gain_bias":
+      more = (table[head.token],)
+    elif head.kind == "verdict":
+      more = (table[jnp.asarray(head.verdicts)],)
+    elif head.kind == "gated":
+      prompt = _prompt_states(unfold(pooled), batch)
+      more = (prompt.reshape(pooled.shape),)
+    if head.kind == "implicit":
+      scores = implicit(head, own)
+    else:
+      scores = unfold(head.module().apply({"params": own}, pooled, *more))
+    if head.pooling not in ("mean", "sum"):
       return scores
-    mean = functools.partial(
-      segment_mean,
+    over = functools.partial(
+      segment_mean if head.pooling == "mean" else segment_sum,
       segments=batch.slot_completion,
       where=batch.score_where,
       num_segments=batch.completion_index.shape[-1],
     )
-    return mean(scores) if scores.ndim == 3 else jax.vmap(mean, -1, -1)(scores)
+    return over(scores) if scores.ndim == 3 else jax.vmap(over, -1, -1)(scores)
 
   heads = dict(params["head"])
   tasks, learned = heads.pop("tasks", {}), heads.pop("loss", {})
@@ -215,10 +218,37 @@ def forward(
   )
   if not language:
     return outputs
-  parents = jnp.take_along_axis(_lines(batch.parents), columns, axis=1)
-  context = unfold(read_positions(states, jnp.maximum(parents, 0)))
   cap = spec.decoder.final_soft_cap or None
-  return outputs._replace(context=context, unembedding=table, soft_cap=cap)
+  return outputs._replace(
+    context=context(states), unembedding=table, soft_cap=cap
+  )
+
+
+def _prompt_states(
+  pooled: Float[Array, "N R S D"], batch: Batch
+) -> Float[Array, "N R S D"]:
+  """At every slot the hidden state at the prompt's end of its completion.
+
+  With pooling `prompt_and_last` a completion has slots at two columns of its
+  row and its score is read at the later one. (As many slots at each as there
+  are outputs to be read: the mean of equal states is the state.)
+  """
+  blocks = batch.score_positions.shape[0]
+  flat = batch.score_positions.reshape(blocks, -1)
+  read = jnp.take_along_axis(flat, batch.completion_index, axis=1)  # [N, M]
+  own = jnp.take_along_axis(
+    read, batch.slot_completion.reshape(blocks, -1), axis=1
+  )
+  before = batch.score_positions < own.reshape(batch.score_positions.shape)
+  over = functools.partial(
+    segment_sum,
+    segments=batch.slot_completion,
+    where=batch.score_where & before,
+    num_segments=batch.completion_index.shape[-1],
+  )
+  count = over(jnp.ones(before.shape, jnp.float32))
+  total = jax.vmap(over, -1, -1)(pooled.astype(jnp.float32))
+  return total / jnp.maximum(count, 1.0)[..., None]
 
 
 def completion_scores(

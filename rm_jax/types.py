@@ -74,7 +74,8 @@ class Encoded(NamedTuple):
   tokens: tuple  # K int32 [T_k]: full conversations, tokenised once
   starts: tuple  # K ints: first token of the completion
   reads: tuple  # K ints: token where the completion's score is read
-  step_ends: tuple  # K int32 arrays: token that ends each reasoning step
+  step_ends: tuple  # K int32 arrays: token where each reasoning step is read
+  asks: tuple = ()  # K ints: last token before the last turn, where asked for
 
 
 class TokenizedGroup(NamedTuple):

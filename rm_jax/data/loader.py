@@ -28,15 +28,24 @@ class Reading(NamedTuple):
   layout: str
   align: int
   pooling: str
+  # What published models have otherwise, see `encode`.
+  steps: str = "as_written"
+  append: int = -1
 
 
 def policy(reading: Reading) -> dict:
   """The part of a reading that changes scores: stored as fingerprint."""
-  return {
+  stored = {
     "template": reading.template,
     "read_at": reading.read_at,
     "pooling": reading.pooling,
   }
+  # Nothing that a run of ours could have otherwise.
+  if reading.steps != "as_written":
+    stored["steps"] = reading.steps
+  if reading.append >= 0:
+    stored["append"] = reading.append
+  return stored
 
 
 class Supervision(NamedTuple):
@@ -115,6 +124,9 @@ def token_groups(
         template=r.template,
         row_len=r.row_len,
         policy=r.overlong,
+        steps=r.steps,
+        append=r.append,
+        asks=r.pooling == "prompt_and_last",
       )
       if encoded is None:
         overlong[index] = overlong_reject(record, r.row_len)

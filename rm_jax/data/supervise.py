@@ -15,6 +15,7 @@ from rm_jax.types import Encoded, Record, TokenizedGroup, UserError
 
 KINDS = ("pairwise", "listwise", "pointwise", "process", "language")
 POOLINGS = ("last_token", "every_token", "mean", "step_ends")
+PLACINGS = (*POOLINGS, "prompt_and_last", "sum")  # with published heads
 PER = ("group", "comparison")
 
 # Losses whose labels are any numbers: a rating, a return, a correctness.
@@ -57,7 +58,7 @@ def supervise(
     index: of the record in its source.
     loss: its name, for what it reads and for messages.
     kind: KIND[loss] of rm_jax.losses.
-    pooling: one of POOLINGS.
+    pooling: one of PLACINGS.
     per: "group" or "comparison": what has equal weight.
     margin: name in rm_jax.margins.MARGINS, or "record": what it states; read
       by pairwise losses.
@@ -72,7 +73,7 @@ def supervise(
     UserError: an unknown name, a process loss without step ends.
   """
   check_choice(f"kind of loss {loss!r}", kind, KINDS)
-  check_choice("config.model.pooling", pooling, POOLINGS)
+  check_choice("config.model.pooling", pooling, PLACINGS)
   check_choice("config.loss.per", per, PER)
   if kind == "process" and pooling != "step_ends":
     raise UserError(
@@ -147,7 +148,7 @@ def supervise_for_scoring(
 
   All weights are 0 and there are no comparisons; ranks are 0.
   """
-  check_choice("config.model.pooling", pooling, POOLINGS)
+  check_choice("config.model.pooling", pooling, PLACINGS)
   slots = tuple(
     score_slots(encoded, record, k, pooling=pooling)
     for k in range(len(encoded.tokens))
@@ -252,6 +253,12 @@ def score_slots(encoded, record, k: int, *, pooling: str) -> np.ndarray:
   read = encoded.reads[k]
   if pooling == "last_token":
     return np.asarray([read], np.int32)
+  if pooling == "prompt_and_last":
+    return np.asarray([encoded.asks[k], read], np.int32)
+  if pooling == "sum":
+    # Of likelihoods: token 0 has none.
+    start = max(first_token(encoded, record, k), 1)
+    return np.arange(start, read + 1, dtype=np.int32)
   if pooling == "step_ends":
     if record.step_ends is None:
       raise record_error(

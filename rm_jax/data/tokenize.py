@@ -8,10 +8,13 @@ import jinja2
 import numpy as np
 
 from rm_jax.data.rejects import record_error
+from rm_jax.data.step_formats import frame
 from rm_jax.data.templates import (
   common_prefix,
+  completion_messages,
   opening,
   prompt_messages,
+  render,
   render_group,
   template_name,
 )
@@ -56,7 +59,16 @@ def end_ids(tokenizer) -> tuple:
 # ---------------------------------------------------------------- encode
 
 
-def encode(record: Record, tokenizer, *, read_at: str, template) -> Encoded:
+def encode(
+  record: Record,
+  tokenizer,
+  *,
+  read_at: str,
+  template,
+  steps: str = "as_written",
+  append: int = -1,
+  asks: bool = False,
+) -> Encoded:
   """Returns the token ids of the record's K full conversations.
 
   Each conversation is rendered whole and tokenised once, without special
@@ -71,6 +83,10 @@ def encode(record: Record, tokenizer, *, read_at: str, template) -> Encoded:
     read_at: "last_token", or "end_of_turn": the last EOS or EOT; what the
       template prints after it is dropped.
     template: "auto", "chat" or "plain" (see `templates`).
+    steps: how steps are written, a name in STEP_FORMATS.
+    append: a token id that is put behind the conversation where it does not
+      end in it, and read; -1: none.
+    asks: also find where the last question of each conversation ends.
 
   Returns:
     Encoded. starts[k] is -1 where the template rewrites earlier turns, so that
@@ -87,6 +103,7 @@ def encode(record: Record, tokenizer, *, read_at: str, template) -> Encoded:
       f"tokenizer {tokenizer.name_or_path!r} is a slow one, expected a fast "
       "one (character offsets are needed): load it with use_fast=True."
     )
+  record = frame(record, steps)
   try:
     prompt, texts = render_group(record, tokenizer, template=template)
   except jinja2.TemplateError as error:
@@ -95,9 +112,12 @@ def encode(record: Record, tokenizer, *, read_at: str, template) -> Encoded:
     ) from error
   plain = template_name(template, tokenizer) == "plain"
   ends = end_ids(tokenizer)
-  tokens, starts, reads, step_ends = [], [], [], []
+  tokens, starts, reads, step_ends, ask_ends = [], [], [], [], []
   for k, text in enumerate(texts):
     ids, offsets, special = tokenize(text, tokenizer, plain=plain)
+    if append >= 0 and ids[-1] != append:
+      ids = np.append(ids, np.int32(append))
+      offsets = np.append(offsets, len(text))
     start = -1
     if text.startswith(prompt):
       start = max(int(np.searchsorted(offsets, len(prompt))), special)
@@ -117,8 +137,27 @@ def encode(record: Record, tokenizer, *, read_at: str, template) -> Encoded:
     tokens.append(ids[: read + 1])
     starts.append(start)
     reads.append(read)
-    step_ends.append(find_step_ends(record, k, text, offsets, start, prompt))
-  return Encoded(tuple(tokens), tuple(starts), tuple(reads), tuple(step_ends))
+    if isinstance(record.completions[k], str) or record.step_ends is None:
+      ends_here = find_step_ends(record, k, text, offsets, start, prompt)
+    else:
+      places = record.step_ends[k]
+      ends_here = [
+        find_turn(record, k, turn, text, offsets, tokenizer, plain, True)
+        for turn in places
+      ]
+    step_ends.append(np.asarray(ends_here, np.int32))
+    if asks:
+      last = len(completion_messages(record.completions[k])) - 1
+      ask_ends.append(
+        find_turn(record, k, last, text, offsets, tokenizer, plain, False)
+      )
+  return Encoded(
+    tuple(tokens),
+    tuple(starts),
+    tuple(reads),
+    tuple(step_ends),
+    tuple(ask_ends),
+  )
 
 
 def tokenize(text: str, tokenizer, *, plain: bool):
@@ -172,6 +211,31 @@ def find_step_ends(record, k, text, offsets, start, prompt) -> np.ndarray:
   return found.astype(np.int32)
 
 
+def find_turn(
+  record, k, turn, text, offsets, tokenizer, plain, opened: bool
+) -> int:
+  """Returns the last token before a turn of completion k.
+
+  Args:
+    turn: its number among the messages of the completion.
+    opened: behind what opens the turn (the last token before its first word),
+      else before that (the last token of the turn before it).
+  """
+  if plain:
+    raise record_error(
+      record, "this model reads turns: expected a chat template, got plain text"
+    )
+  said = completion_messages(record.completions[k])[:turn]
+  before = render(
+    (*prompt_messages(record.prompt), *said),
+    tokenizer,
+    add_generation_prompt=opened,
+  )
+  if not text.startswith(before):
+    raise record_error(record, REWRITES)
+  return int(np.searchsorted(offsets, len(before))) - 1
+
+
 REWRITES = (
   "the chat template rewrites earlier turns (the rendered prompt is not how "
   "the conversation begins), so where the completion starts is unknown: use "
@@ -207,6 +271,7 @@ def fit(encoded: Encoded, *, row_len: int, policy: str, keep: int):
     starts=tuple(start - excess for start in encoded.starts),
     reads=tuple(read - excess for read in encoded.reads),
     step_ends=tuple(ends - np.int32(excess) for ends in encoded.step_ends),
+    asks=tuple(end - excess for end in encoded.asks),
   )
 
 
@@ -238,11 +303,14 @@ def kept_prefix(
 
 
 def encode_to_fit(
-  record: Record, tokenizer, *, read_at, template, row_len, policy
+  record: Record, tokenizer, *, row_len: int, policy: str, **how
 ):
-  """Returns `encode` then `fit`: Encoded, or None where it does not fit."""
-  encoded = encode(record, tokenizer, read_at=read_at, template=template)
+  """Returns `encode` then `fit`: Encoded, or None where it does not fit.
+
+  `how` is what `encode` takes.
+  """
+  encoded = encode(record, tokenizer, **how)
   keep = 0
   if policy == "cut_prompt" and max(map(len, encoded.tokens)) > row_len:
-    keep = kept_prefix(encoded, record, tokenizer, template=template)
+    keep = kept_prefix(encoded, record, tokenizer, template=how["template"])
   return fit(encoded, row_len=row_len, policy=policy, keep=keep)

@@ -10,6 +10,7 @@ from rm_jax.data.loader import COMPARISONS, Dataset, tokenize_records
 from rm_jax.data.rejects import write_rejects
 from rm_jax.data.sources import read_records
 from rm_jax.data.split import prompt_key
+from rm_jax.heads import PUBLISHED
 from rm_jax.inference import RewardModel
 from rm_jax.objectives import LossSpec
 from rm_jax.train.checkpoint import write_json
@@ -30,6 +31,7 @@ def evaluate_records(
   allow_overlap: bool,
   dtype: str,
   command: str,
+  **how,
 ) -> str:
   """Measures a model on records, writes results.json, returns a table.
 
@@ -48,6 +50,7 @@ def evaluate_records(
     allow_overlap: evaluate although prompts were trained on.
     dtype: of the matrix products.
     command: for results.json.
+    how: what else `RewardModel.load` takes.
 
   Raises:
     UserError: nothing usable, prompts that were trained on, `out` holds the
@@ -60,7 +63,8 @@ def evaluate_records(
   rejects = [x for x in items if not isinstance(x, Record)]
   if max_groups:
     records = records[:max_groups]
-  reward_model = RewardModel.load(model, dtype=dtype)
+  reward_model = RewardModel.load(model, dtype=dtype, **how)
+  reward_model.check_readable(reward_model.reading.pooling)
   run = reward_model.run
   config = run.config if run else ConfigDict({"seed": 0})
 
@@ -75,7 +79,7 @@ def evaluate_records(
     )
 
   dataset, task = _tokenize(reward_model, records, rejects, data)
-  loss = task.loss if task else LossSpec(COMPARISONS.loss, 0.0)
+  loss = task.loss if task else _asked(reward_model)
   scored = reward_model.score_tokenized(
     dataset, pooling=reward_model.reading.pooling, loss=loss, progress="eval"
   )
@@ -104,7 +108,7 @@ def evaluate_records(
   checked = f"{seen} of them trained on" if trained else "not checked"
   lines = [
     f"{counts['groups']:,} groups evaluated, {counts['rejected']} rejected, "
-    f"{counts['overlong']} overlong; loss: {loss.name}",
+    f"{counts['overlong']} overlong; loss: {loss.name if loss else 'none'}",
     f"prompts: {checked} ({note})",
     "",
     table(metrics),
@@ -160,6 +164,13 @@ def _training_prompts(run) -> tuple[set, bool, str]:
   told = json.loads(path.read_text())
   keys = set(told["prompts"])
   return keys, told["longer_is_better"], f"{len(keys):,} training prompts"
+
+
+def _asked(model) -> LossSpec | None:
+  """Bradley-Terry; None for heads whose raw outputs are not their score."""
+  if model.spec.head.kind in PUBLISHED:
+    return None
+  return LossSpec(COMPARISONS.loss, 0.0)
 
 
 def _tokenize(model, records, rejects, data) -> tuple[Dataset, Task | None]:

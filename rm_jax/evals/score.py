@@ -22,11 +22,14 @@ from rm_jax.data.recognise import check_kind, matches, row_items
 from rm_jax.data.rejects import Reject
 from rm_jax.data.sources import find_files, read_rows
 from rm_jax.inference import RewardModel
+from rm_jax.normaliser import fit, store, weights_digest
+from rm_jax.places import scheme
 from rm_jax.train.checkpoint import write_json
 from rm_jax.types import UserError
 
 MANY = ("oasst", "mr_ben")  # formats whose rows hold any number of groups
 TREES = ("prm800k", "math_aps", "math_aps_tree")
+SCORES = ("score", "scores", "chosen_score", "rejected_score")
 CHUNK_ROWS = 64  # scored together, and lost to a kill
 BLOCK = 1 << 20  # bytes hashed at a time
 
@@ -41,6 +44,8 @@ def score_file(
   *,
   kind: str,
   dtype: str,
+  fit_normaliser: bool = False,
+  **how,
 ) -> str:
   """Scores every row of a file; returns one line that counts them.
 
@@ -70,6 +75,9 @@ def score_file(
     output: the .jsonl to write.
     kind: record format; "auto" recognises it by the fields.
     dtype: of the matrix products.
+    fit_normaliser: also keep the mean and std of these scores beside the
+      model, for `RewardModel.reward`.
+    how: what else `RewardModel.load` takes.
 
   Raises:
     UserError: no such model, file or kind; OUTPUT exists and is not of this
@@ -88,7 +96,13 @@ def score_file(
       f"--output={output}: expected the name of a .jsonl file, not compressed, "
       "a folder or the input."
     )
-  reward_model = RewardModel.load(model, dtype=dtype)
+  if fit_normaliser and scheme(model):
+    raise UserError(
+      f"--model={model}: --fit_normaliser writes beside the model: copy it to "
+      "this machine first."
+    )
+  reward_model = RewardModel.load(model, dtype=dtype, **how)
+  folder = _own_folder(model, reward_model) if fit_normaliser else None
   content, lines = _digest(file)
   begun = {
     "input": content,
@@ -103,8 +117,15 @@ def score_file(
   )
   output.parent.mkdir(parents=True, exist_ok=True)
   done = _find_progress(paths, begun)
+
+  def summary():
+    text = _summary(paths, done)
+    if fit_normaliser:
+      text += f"\n{_fit(reward_model, folder, file, content, paths, done)}"
+    return text
+
   if done["complete"]:
-    return f"complete already: {_summary(paths, done)}"
+    return f"complete already: {summary()}"
 
   with contextlib.ExitStack() as stack:
     out, rejects = (stack.enter_context(p.open("ab")) for p in paths[:2])
@@ -135,7 +156,56 @@ def score_file(
       write_json(paths.progress, done)
     done["complete"] = True
     write_json(paths.progress, done)
-  return _summary(paths, done)
+  return summary()
+
+
+def _own_folder(model, reward_model) -> pathlib.Path:
+  """Where the normaliser of a model is kept."""
+  if reward_model.run:
+    return reward_model.run.workdir
+  folder = pathlib.Path(model)
+  if not folder.is_dir():
+    raise UserError(
+      f"--model={model}: --fit_normaliser writes into the model's folder, got "
+      "a file or a name: give a folder."
+    )
+  return folder
+
+
+def _fit(model, folder, file, content, paths, done) -> str:
+  """Fits the normaliser on the scores that were written; one line about it."""
+  scores = []
+  with paths.output.open() as lines:
+    for line in lines:
+      row = json.loads(line)
+      if "step_scores" in row:
+        raise UserError(
+          f"{file}: a normaliser is of the scores of whole completions, this "
+          "file has reasoning steps: leave --fit_normaliser out."
+        )
+      for key in SCORES:
+        scores += _flat(row.get(key))
+  found = fit(
+    scores,
+    source=str(file),
+    sha256=content,
+    rows=done["scored"],
+    rejected=done["rejected"],
+  )
+  weights = weights_digest(model.spec, model.params)
+  path = store(folder, weights, model.fingerprint(), found)
+  return (
+    f"normaliser: mean {found.mean:.4f}, std {found.std:.4f} of "
+    f"{found.scores} scores of {file.name} (sha256 {content[:12]}), kept in "
+    f"{path}"
+  )
+
+
+def _flat(value) -> list:
+  """The numbers of a score, of a list of them or of lists; without nulls."""
+  if isinstance(value, list):
+    return [number for part in value for number in _flat(part)]
+  return [] if value is None else [value]
 
 
 class Paths(NamedTuple):

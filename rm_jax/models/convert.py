@@ -24,6 +24,7 @@ from rm_jax.models.names import (
   shapes,
   skipped,
 )
+from rm_jax.models.published_heads import HeldHead, take_head
 from rm_jax.models.transformer import DecoderConfig
 from rm_jax.places import locate, read_json
 from rm_jax.types import UserError
@@ -32,18 +33,18 @@ FLOATS = ("float32", "float16", "bfloat16")
 
 
 class Pretrained(NamedTuple):
-  """What a source holds: the decoder, and the score head where it has one."""
+  """What a source holds: the decoder, and the reward head where it has one."""
 
   config: DecoderConfig
   params: dict  # canonical tree of float32 arrays
-  score: np.ndarray | None  # [labels, D] float32: `score.weight`
+  head: HeldHead | None
 
 
 def load_pretrained(source: str | Path) -> Pretrained:
-  """Decoder config, parameters and score head of a GGUF file or HF folder.
+  """Decoder config, parameters and reward head of a GGUF file or HF folder.
 
   Every tensor of the source is used, or skipped by name (rotary buffers, an
-  lm_head equal to the table it is tied to), else UserError. A classifier
+  lm_head equal to the table it is tied to), else UserError. A reward model
   without lm_head comes back with `tied=True`: our tree then has no unembedding
   of its own, as the source has none.
   """
@@ -55,29 +56,20 @@ def load_pretrained(source: str | Path) -> Pretrained:
   raw = read_json(path / "config.json")
   config = read_config(raw, where=path / "config.json")
   tensors = _open_safetensors(path)
-  classifier = any(
-    name.endswith("ForSequenceClassification")
-    for name in raw.get("architectures") or ()
+  tensors |= _open_value_head(path)
+  head = take_head(
+    tensors,
+    raw,
+    width=config.width,
+    where=path,
+    read=lambda name: _floats(tensors[name](), name=name, where=path),
   )
   bare = not any(x.startswith(NAMES[config.family].prefix) for x in tensors)
   tensors = {canonical(k, config, bare=bare): v for k, v in tensors.items()}
-  if (classifier or bare) and NAMES[config.family].head not in tensors:
+  own = NAMES[config.family].head
+  if (head is not None or bare) and own not in tensors:
     config = dataclasses.replace(config, tied=True)
-  head = tensors.pop("score.weight", None)
-  if classifier and head is None:
-    raise UserError(
-      f"{path}: expected score.weight, because config.json says "
-      f"{raw['architectures']}, got no such tensor; the head was not saved"
-    )
-  score = None
-  if head is not None:
-    score = _floats(head(), name="score.weight", where=path)
-    if score.ndim != 2 or score.shape[1] != config.width:
-      raise UserError(
-        f"{path}: score.weight: expected shape (labels, {config.width}), got "
-        f"{score.shape}; config.json belongs to other weights"
-      )
-  return Pretrained(config, from_hf(tensors, config, where=path), score)
+  return Pretrained(config, from_hf(tensors, config, where=path), head)
 
 
 def from_hf(
@@ -207,8 +199,6 @@ def _check_tied(head: np.ndarray, params: dict, *, where: Any) -> None:
 
 def _open_safetensors(folder: Path) -> dict[str, Callable[[], np.ndarray]]:
   """{name: function that reads it} of model.safetensors or of its shards."""
-  from safetensors import SafetensorError, safe_open
-
   single = folder / "model.safetensors"
   index = folder / "model.safetensors.index.json"
   if single.is_file():
@@ -228,16 +218,9 @@ def _open_safetensors(folder: Path) -> dict[str, Callable[[], np.ndarray]]:
         f"{index}: expected the shard {shard.name}, got no such file; "
         f"download it again"
       )
-    try:
-      file = safe_open(shard, framework="np")
-    except SafetensorError as error:
-      raise UserError(
-        f"{shard}: expected a complete safetensors file, got one that does "
-        f"not parse ({error}); download it again"
-      ) from None
-    for name in file.keys():
-      tensors[name] = functools.partial(file.get_tensor, name)
-      held_by[name] = shard.name
+    opened = _open_shard(shard)
+    tensors |= opened
+    held_by |= dict.fromkeys(opened, shard.name)
   if weight_map is not None and held_by != weight_map:
     differ = sorted(
       name
@@ -249,3 +232,31 @@ def _open_safetensors(folder: Path) -> dict[str, Callable[[], np.ndarray]]:
       f"{differ}; index and shards belong to different downloads"
     )
   return tensors
+
+
+def _open_shard(shard: Path) -> dict[str, Callable[[], np.ndarray]]:
+  from safetensors import SafetensorError, safe_open
+
+  try:
+    file = safe_open(shard, framework="np")
+  except SafetensorError as error:
+    raise UserError(
+      f"{shard}: expected a complete safetensors file, got one that does "
+      f"not parse ({error}); download it again"
+    ) from None
+  return {
+    name: functools.partial(file.get_tensor, name) for name in file.keys()
+  }
+
+
+def _open_value_head(folder: Path) -> dict[str, Callable[[], np.ndarray]]:
+  """The tensors of the file that LLaMA-Factory keeps a value head in."""
+  single, pickled = (folder / f"value_head.{x}" for x in ("safetensors", "bin"))
+  if single.is_file():
+    return _open_shard(single)
+  if pickled.is_file():
+    raise UserError(
+      f"{pickled}: a pickle can run any code and is not read; save the value "
+      f"head as {single.name}"
+    )
+  return {}

@@ -8,6 +8,7 @@ import numpy as np
 
 from rm_jax.data.loader import Dataset, lay_step
 from rm_jax.data.plan import Plan
+from rm_jax.heads import HeadSpec
 from rm_jax.losses import expected_value
 from rm_jax.metrics import (
   accuracy,
@@ -17,7 +18,7 @@ from rm_jax.metrics import (
   length_correlation,
 )
 from rm_jax.objectives import LossSpec, loss_sums, slot_tasks
-from rm_jax.reward_model import HeadSpec, ModelSpec, completion_scores, forward
+from rm_jax.reward_model import ModelSpec, completion_scores, forward
 from rm_jax.train.labels import (
   Labelled,
   label_credits,
@@ -31,17 +32,27 @@ from rm_jax.types import Batch
 def read_head(head: HeadSpec, raw, batch: Batch):
   """(score [N, R, S] of a completion read there, number at each slot).
 
-  The probability of a positive step, the expected value of the bins, the
-  weighted attributes (at a slot the one it is for); else the raw output.
+  The probability of a positive step or of the good verdict, the expected value
+  of the bins, the weighted attributes (at a slot the one it is for; without
+  weights there is no score, and the caller asks for none), the gated score (at
+  a slot the objective it is for); else the raw output.
   """
   if head.kind == "steps":
     raw = jax.nn.softmax(raw, axis=-1)[..., 2]
+  elif head.kind in ("classes", "two_layer_classes"):
+    raw = jax.nn.softmax(raw, axis=-1)[..., 1]
+  elif head.kind == "verdict":
+    raw = jax.nn.sigmoid(raw)
   elif head.kind == "bins":
     raw = expected_value(raw, jnp.linspace(*head.centers))
-  elif head.kind == "attributes":
+  elif head.kind in ("attributes", "gated"):
+    gated = head.kind == "gated"
+    each = raw[..., 1:] if gated else raw
     index = batch.score_output[..., None]
-    picked = jnp.take_along_axis(raw, index, axis=-1)[..., 0]
-    return raw @ jnp.asarray(head.weights, jnp.float32), picked
+    picked = jnp.take_along_axis(each, index, axis=-1)[..., 0]
+    weights = head.weights or (np.nan,) * head.outputs
+    score = raw[..., 0] if gated else raw @ jnp.asarray(weights, jnp.float32)
+    return score, picked
   return raw, raw
 
 

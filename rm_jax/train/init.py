@@ -10,7 +10,9 @@ import jax
 import numpy as np
 from absl import logging
 
+from rm_jax.heads import HEAD_INITS, PUBLISHED
 from rm_jax.models.convert import load_pretrained
+from rm_jax.models.published_heads import read_held
 from rm_jax.models.sizes import SIZES
 from rm_jax.reward_model import ModelSpec, init_head, init_params
 from rm_jax.train.optim import cut_layers, frozen_segments, segments_for
@@ -41,23 +43,95 @@ def init_from(config, tokenizer) -> tuple[ModelSpec, dict]:
   else:
     found = load_pretrained(source)
     decoder, weights = found.config, found.params
-    if found.score is not None:
+    if found.head is not None and config.init.head == "new":
       logging.warning(
-        "%s: its score.weight is not used, the head of this run is new "
-        "(config.model.head_init=%s)",
+        "%s: its reward head (%s) is not used, the head of this run is new "
+        "(config.model.head_init=%s); config.init.head=keep keeps it",
         source,
+        ", ".join(found.head.tensors),
         config.model.head_init,
       )
   spec = make_spec(config, decoder, tokenizer)
+  kept = None
+  if config.init.head == "keep":
+    kept = _keep_head(spec, None if weights is None else found.head, source)
   whole = dataclasses.replace(spec, segments=(decoder.layers,))
   if weights is None:
     params = init_params(whole, jax.random.fold_in(key, 0))
     weights = params["backbone"]
+  head = nn.unbox(init_head(spec, jax.random.fold_in(key, 1)))
   params = {
     "backbone": cut_layers(weights, spec.segments),
-    "head": nn.unbox(init_head(spec, jax.random.fold_in(key, 1))),
+    "head": head if kept is None else {**head, **kept},
   }
   return spec, params
+
+
+def describe_heads(config, spec: ModelSpec, params: dict) -> str:
+  """One line per head: what it is, how it was drawn, the std it came out with.
+
+  Args:
+    params: of the heads, as the run begins.
+  """
+  lines = []
+  for name, head in (("", spec.head), *spec.tasks):
+    own = params["tasks"][name] if name else params
+    where = f" of task {name}" if name else ""
+    kept = config.init.head == "keep" and not name
+    if kept:
+      origin = f"kept from {config.init['from']}"
+    elif head.kind == "gain_bias":
+      lines.append(f"head{where}: gain_bias, gain 1 and bias 0")
+      continue
+    else:
+      std = HEAD_INITS[head.init](spec.decoder.width)
+      origin = f"{head.init} (std {std:.4g}), seed {config.seed}"
+    kernels = [
+      np.ravel(jax.device_get(leaf))
+      for path, leaf in jax.tree_util.tree_flatten_with_path(own)[0]
+      if path[-1].key == "kernel"
+      and path[0].key not in ("tasks", "loss", "inner")
+    ]
+    drawn = np.concatenate(kernels)
+    lines.append(
+      f"head{where}: {head.kind}, {origin}; {drawn.size:,} weights of std "
+      f"{np.std(drawn):.4g}"
+    )
+  return "\n".join(lines)
+
+
+def _keep_head(spec: ModelSpec, held, source: str) -> dict:
+  """The published parameters of the main head.
+
+  Raises:
+    UserError: there is no head, its loss is not one of ours, or config.model
+      describes another.
+  """
+  if held is None:
+    raise UserError(
+      f"config.init.head='keep', but config.init.from={source!r} has no reward "
+      "head: set config.init.head=new."
+    )
+  head = read_held(held)
+  if head.spec.kind in PUBLISHED:
+    raise UserError(
+      f"config.init.head='keep': {source} has a head of kind "
+      f"{head.spec.kind!r}, which no loss here trains: score with it, or set "
+      "config.init.head=new."
+    )
+  if head.spec.kind != spec.head.kind:
+    raise UserError(
+      f"config.init.head='keep': {source} has a head of kind "
+      f"{head.spec.kind!r}, config.model.head is {spec.head.kind!r}: set "
+      f"--config.model.head={head.spec.kind}."
+    )
+  if head.spec.outputs != spec.head.outputs:
+    raise UserError(
+      f"config.init.head='keep': the head of {source} has "
+      f"{head.spec.outputs} outputs {head.labels}, config.model.attributes "
+      f"names {spec.head.outputs}: name as many."
+    )
+  return head.params
 
 
 def make_spec(config, decoder, tokenizer) -> ModelSpec:

@@ -30,7 +30,12 @@ from rm_jax.train.checkpoint import (
 )
 from rm_jax.train.evaluate import measure_tasks, score_dataset
 from rm_jax.train.hidden import with_states
-from rm_jax.train.init import check_base, digest, init_from
+from rm_jax.train.init import (
+  check_base,
+  describe_heads,
+  digest,
+  init_from,
+)
 from rm_jax.train.log import Log
 from rm_jax.train.optim import (
   make_optimizer,
@@ -89,6 +94,7 @@ def _train(config, workdir, command, saved):
   tokenizer = load_tokenizer(config.init.tokenizer or config.init["from"])
   spec, params = init_from(config, tokenizer)
   check_vocab_size(tokenizer, spec.decoder.vocab_size)
+  heads = describe_heads(config, spec, params["head"])
 
   # ---------------------------------------------------------------- data
   sets = load_sets(config, tokenizer, tasks, workdir)
@@ -156,6 +162,8 @@ def _train(config, workdir, command, saved):
   resumed = None if found is None else first
   log = Log(workdir, step=resumed, total=config.num_train_steps)
   log.say(_summary(config, spec, sets, plan, mesh, first))
+  if not first:
+    log.say(heads)
   for line in changed:
     log.say(f"note: not as before the restart: {line}")
   write_trained_on(workdir, sets)

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from rm_jax.data.loader import Reading, Supervision
+from rm_jax.heads import HEADS, HeadSpec
 from rm_jax.losses import (
   ARGUMENTS,
   KIND,
@@ -21,7 +22,7 @@ from rm_jax.losses import (
   PARAMETERS,
 )
 from rm_jax.objectives import BINS, HEAD_OF, LossSpec, check_fit
-from rm_jax.reward_model import HeadSpec
+from rm_jax.pooling import POOLINGS
 from rm_jax.types import UserError
 
 # Keys of config.loss that are set where a loss reads them and only there.
@@ -255,6 +256,15 @@ def _head(key, c, loss: LossSpec) -> HeadSpec:
       f"{key}.model.verdict={c.verdict!r} and {key}.model.head={c.head!r}: the "
       "verdict is the token whose logit head 'gain_bias' reads. Set both or "
       "neither."
+    )
+  if c.head not in HEADS:
+    raise UserError(
+      f"{key}.model.head={c.head!r} is not known. Known: {sorted(HEADS)}."
+    )
+  if c.pooling not in POOLINGS:
+    raise UserError(
+      f"{key}.model.pooling={c.pooling!r} is not known. Known: "
+      f"{sorted(POOLINGS)}."
     )
   outputs = len(attributes) if attributes else 1
   if loss.centers:

@@ -37,7 +37,7 @@ def model(workdir):
 @pytest.fixture
 def loaded(model, monkeypatch):
   """score_file without reading the checkpoint every time."""
-  monkeypatch.setattr(RewardModel, "load", lambda x, dtype: model)
+  monkeypatch.setattr(RewardModel, "load", lambda x, **how: model)
 
 
 def run(tmp_path, rows, *, kind="auto", name="in.jsonl", output="out.jsonl"):
@@ -411,7 +411,7 @@ def test_the_same_command_again_is_complete(tmp_path, loaded):
 def test_another_input_model_or_kind_is_refused(tmp_path, model, monkeypatch):
   # Catches scores of two models in one file.
   rows = [dict(prompt=PROMPT, completion=FOUR)]
-  monkeypatch.setattr(RewardModel, "load", lambda x, dtype: model)
+  monkeypatch.setattr(RewardModel, "load", lambda x, **how: model)
   run(tmp_path, rows)
   with pytest.raises(UserError, match="begun with another input than now: rem"):
     run(tmp_path, rows * 2)
@@ -422,7 +422,7 @@ def test_another_input_model_or_kind_is_refused(tmp_path, model, monkeypatch):
   monkeypatch.setattr(RewardModel, "load", lambda x, dtype: other)
   with pytest.raises(UserError, match="begun with another model than now"):
     run(tmp_path, rows)
-  monkeypatch.setattr(RewardModel, "load", lambda x, dtype: model)
+  monkeypatch.setattr(RewardModel, "load", lambda x, **how: model)
   (tmp_path / "out.jsonl").write_text("")
   with pytest.raises(UserError, match="holds 0 bytes, out.jsonl.progress.json"):
     run(tmp_path, rows)

@@ -82,16 +82,17 @@ class TestNumbersOfTorch:
 
   @pytest.mark.parametrize("case", ["llama", "mistral"])
   def test_logits(self, case, tmp_path):
-    config, params, score = load_pretrained(fixtures.write_case(tmp_path, case))
+    config, params, head = load_pretrained(fixtures.write_case(tmp_path, case))
     hidden = fixtures.hidden_states(params, config, fixtures.TOKENS)
     logits = hidden @ np.asarray(unembedding(params, config)).T
-    assert score is None
+    assert head is None
     np.testing.assert_allclose(logits, GOLDEN[case]["logits"], **self.TOLERANCE)
 
   def test_scores_of_a_classifier(self, tmp_path):
-    config, params, score = load_pretrained(
+    config, params, head = load_pretrained(
       fixtures.write_case(tmp_path, "classifier")
     )
+    score = head.tensors["score.weight"]
     hidden = fixtures.hidden_states(params, config, fixtures.TOKENS)
     # Neither side has an unembedding of its own: the tree must not ask for one.
     assert config.tied and "lm_head" not in params
@@ -281,9 +282,10 @@ class TestEveryTensorIsAccountedFor:
       load_pretrained(write(tmp_path, config))
 
   def test_a_head_of_another_width(self, tmp_path):
+    config = raw(architectures=["LlamaForSequenceClassification"])
     weights = tensors() | {"score.weight": np.ones((1, 31), np.float32)}
     with pytest.raises(UserError, match=r"\(labels, 32\), got \(1, 31\)"):
-      load_pretrained(write(tmp_path, weights=weights))
+      load_pretrained(write(tmp_path, config, weights=weights))
 
   def test_quantised_integers_are_refused(self, tmp_path):
     from safetensors.numpy import save_file
@@ -340,7 +342,7 @@ class TestGguf:
     file = load_pretrained(self.write(tmp_path, weights))
     config = raw(tie_word_embeddings=tied)
     folder = load_pretrained(write(tmp_path / "hf", config, weights))
-    assert file.config == folder.config and file.score is None
+    assert file.config == folder.config and file.head is None
     for path, array in leaves(folder.params).items():
       got = leaves(file.params)[path]
       assert np.array_equal(array, got), path

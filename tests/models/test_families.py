@@ -86,7 +86,7 @@ def test_hidden_states_and_scores_are_those_of_torch(name):
   got = states(name)
   for row, want in zip(got, expected["hidden"], strict=True):
     close(row, want)
-  score = load(name).score
+  score = load(name).head.tensors["score.weight"]
   assert score.shape == (1, 32)
   close([h[-1] @ score[0] for h in got], expected["scores"])
 
@@ -234,7 +234,10 @@ def run(name, layout, *, gradient):
   batch, owners = forests.batches(
     groups, layout=layout, row_len=24, blocks=2, rows=26, geometry=WIDE
   )[0][0]
-  params = {"backbone": found.params, "head": {"kernel": found.score[0]}}
+  params = {
+    "backbone": found.params,
+    "head": {"kernel": found.head.tensors["score.weight"][0]},
+  }
   batch = jax.tree.map(jnp.asarray, batch)
   scores, rest = score(found.config, gradient, params, batch)
   who = zip(owners.group.ravel(), owners.completion.ravel(), strict=True)

@@ -51,7 +51,7 @@ def perplexity(params, config, tokens):
 
 def test_the_config_is_the_published_one(smollm2):
   assert smollm2.config == SIZES["smollm2_135m"]
-  assert smollm2.score is None
+  assert smollm2.head is None
 
 
 @pytest.mark.parametrize("name", list(GOLDEN["texts"]))

@@ -49,7 +49,9 @@ def ours(name, tokens):
   found = load(name)
   hidden = hidden_of(found.config, found.params, *ragged(tokens))
   hidden = [h[: len(row)] for h, row in zip(hidden, tokens, strict=True)]
-  return hidden, jnp.stack([h[-1] @ found.score[0] for h in hidden])
+  return hidden, jnp.stack(
+    [h[-1] @ found.head.tensors["score.weight"][0] for h in hidden]
+  )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -84,7 +86,10 @@ def test_gradients_of_a_bradley_terry_loss(name):
     s = pooled @ params["head"]
     return jax.nn.softplus(s[1::2] - s[0::2]).mean()
 
-  params = {"backbone": found.params, "head": jnp.asarray(found.score[0])}
+  params = {
+    "backbone": found.params,
+    "head": jnp.asarray(found.head.tensors["score.weight"][0]),
+  }
   value, grads = value_and_grad(params)
   np.testing.assert_allclose(value, loss.item(), rtol=1e-5)
   named = to_hf(jax.device_get(grads["backbone"]), found.config)
