@@ -216,8 +216,12 @@ def test_scores_that_do_not_differ():
 
 
 def test_a_place_that_cannot_hold_it(workdir, tmp_path):
-  with pytest.raises(UserError, match="copy it to this machine first"):
-    score_file("gs://b/run", samples(tmp_path), tmp_path / "o.jsonl", **HOW)
+  for place, match in (
+    ("gs://b/run", "copy it to this machine first"),
+    ("smollm2", "got no such folder"),
+  ):
+    with pytest.raises(UserError, match=match):
+      score_file(place, samples(tmp_path), tmp_path / "o.jsonl", **HOW)
 
 
 HOW = dict(kind="auto", dtype="float32", fit_normaliser=True)

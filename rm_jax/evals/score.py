@@ -21,15 +21,13 @@ from rm_jax.data.pairs import find_preference
 from rm_jax.data.recognise import check_kind, matches, row_items
 from rm_jax.data.rejects import Reject
 from rm_jax.data.sources import find_files, read_rows
+from rm_jax.evals.fitting import check_writable, fit_on_output
 from rm_jax.inference import RewardModel
-from rm_jax.normaliser import fit, store, weights_digest
-from rm_jax.places import scheme
 from rm_jax.train.checkpoint import write_json
 from rm_jax.types import UserError
 
 MANY = ("oasst", "mr_ben")  # formats whose rows hold any number of groups
 TREES = ("prm800k", "math_aps", "math_aps_tree")
-SCORES = ("score", "scores", "chosen_score", "rejected_score")
 CHUNK_ROWS = 64  # scored together, and lost to a kill
 BLOCK = 1 << 20  # bytes hashed at a time
 
@@ -96,13 +94,9 @@ def score_file(
       f"--output={output}: expected the name of a .jsonl file, not compressed, "
       "a folder or the input."
     )
-  if fit_normaliser and scheme(model):
-    raise UserError(
-      f"--model={model}: --fit_normaliser writes beside the model: copy it to "
-      "this machine first."
-    )
+  if fit_normaliser:
+    check_writable(model)
   reward_model = RewardModel.load(model, dtype=dtype, **how)
-  folder = _own_folder(model, reward_model) if fit_normaliser else None
   content, lines = _digest(file)
   begun = {
     "input": content,
@@ -121,7 +115,11 @@ def score_file(
   def summary():
     text = _summary(paths, done)
     if fit_normaliser:
-      text += f"\n{_fit(reward_model, folder, file, content, paths, done)}"
+      counts = dict(rows=done["scored"], rejected=done["rejected"])
+      told = fit_on_output(
+        reward_model, model, file, paths.output, sha256=content, **counts
+      )
+      text += f"\n{told}"
     return text
 
   if done["complete"]:
@@ -157,55 +155,6 @@ def score_file(
     done["complete"] = True
     write_json(paths.progress, done)
   return summary()
-
-
-def _own_folder(model, reward_model) -> pathlib.Path:
-  """Where the normaliser of a model is kept."""
-  if reward_model.run:
-    return reward_model.run.workdir
-  folder = pathlib.Path(model)
-  if not folder.is_dir():
-    raise UserError(
-      f"--model={model}: --fit_normaliser writes into the model's folder, got "
-      "a file or a name: give a folder."
-    )
-  return folder
-
-
-def _fit(model, folder, file, content, paths, done) -> str:
-  """Fits the normaliser on the scores that were written; one line about it."""
-  scores = []
-  with paths.output.open() as lines:
-    for line in lines:
-      row = json.loads(line)
-      if "step_scores" in row:
-        raise UserError(
-          f"{file}: a normaliser is of the scores of whole completions, this "
-          "file has reasoning steps: leave --fit_normaliser out."
-        )
-      for key in SCORES:
-        scores += _flat(row.get(key))
-  found = fit(
-    scores,
-    source=str(file),
-    sha256=content,
-    rows=done["scored"],
-    rejected=done["rejected"],
-  )
-  weights = weights_digest(model.spec, model.params)
-  path = store(folder, weights, model.fingerprint(), found)
-  return (
-    f"normaliser: mean {found.mean:.4f}, std {found.std:.4f} of "
-    f"{found.scores} scores of {file.name} (sha256 {content[:12]}), kept in "
-    f"{path}"
-  )
-
-
-def _flat(value) -> list:
-  """The numbers of a score, of a list of them or of lists; without nulls."""
-  if isinstance(value, list):
-    return [number for part in value for number in _flat(part)]
-  return [] if value is None else [value]
 
 
 class Paths(NamedTuple):
