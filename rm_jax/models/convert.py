@@ -152,8 +152,7 @@ def read_tree(tensors: dict[str, Stored], config: DecoderConfig) -> dict:
       for layer, place in enumerate(places):
         value[layer] = _read(tensors, place, whole)
     else:
-      # A copy of its own: a transposed view would be slow to use.
-      value = np.ascontiguousarray(_read(tensors, places[0], whole))
+      value = _read(tensors, places[0], whole)
     _put(params, path, value)
   return params
 
@@ -186,7 +185,7 @@ def place_tree(
       )
       key = tuple((x.start, x.stop) for x in index)
       if key not in seen:
-        seen[key] = np.ascontiguousarray(_read(tensors, place, index))
+        seen[key] = _read(tensors, place, index)
       return seen[key]
 
     return jax.make_array_from_callback(shape, sharding, callback)
@@ -224,9 +223,12 @@ def _set_layer(sharding):
 
 def _read(tensors, place: Part, index: tuple[slice, ...]) -> np.ndarray:
   """The part `index` of a parameter of ours, of one layer; float32."""
-  index = index[::-1] if place.transposed else index
-  array = tensors[place.name].part(index, rows=place.rows, axis=place.axis)
-  return array.T if place.transposed else array
+  return tensors[place.name].part(
+    index[::-1] if place.transposed else index,
+    rows=place.rows,
+    axis=place.axis,
+    transposed=place.transposed,
+  )
 
 
 def to_hf(params: dict, config: DecoderConfig) -> dict[str, np.ndarray]:

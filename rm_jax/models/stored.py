@@ -13,15 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from rm_jax.places import read_json
+from rm_jax.places import PICKLES, read_json
 from rm_jax.types import UserError
 
 # dtypes as safetensors writes them, those that are numbers to compute with
 FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 CHUNK_BYTES = 32 << 20  # read at once, before it is cast to float32
-
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,22 +50,25 @@ class Stored:
     *,
     rows: np.ndarray | None = None,
     axis: int = 0,
+    transposed: bool = False,
   ) -> np.ndarray:
-    """A part, float32, read and cast a chunk at a time.
+    """A part, float32 and contiguous, read and cast a chunk at a time.
 
     Args:
       index: with a start and a stop for each axis. With `rows`, that of `axis`
         counts entries of `rows`.
       rows: which entries of `axis` make the tensor that `index` cuts.
+      transposed: the transpose of the part.
     """
     self.check()
     shape = tuple(part.stop - part.start for part in index)
-    out = np.empty(shape, np.float32)
+    result = np.empty(shape[::-1] if transposed else shape, np.float32)
+    out = result.T if transposed else result
     pieces = list(_pieces(index, rows, axis))
     asked = [source for _, source in pieces]
     for (target, _), value in zip(pieces, self.read(asked), strict=True):
       out[target] = value
-    return out
+    return result
 
 
 def _pieces(index, rows, axis):

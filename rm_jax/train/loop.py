@@ -92,7 +92,9 @@ def _train(config, workdir, command, saved):
   # ---------------------------------------------------------------- model
   # Before the data: its mistakes show in seconds.
   tokenizer = load_tokenizer(config.init.tokenizer or config.init["from"])
-  spec, params = init_from(config, tokenizer)
+  # Under pmap every device holds all of it, as copies of what is on the host.
+  straight = mesh if config.parallel == "pjit" else None
+  spec, params = init_from(config, tokenizer, straight)
   check_vocab_size(tokenizer, spec.decoder.vocab_size)
   heads = describe_heads(config, spec, params["head"])
 
@@ -140,7 +142,7 @@ def _train(config, workdir, command, saved):
     np.int32(0), np.int32(0), trained, jax.jit(optimizer.init)(trained)
   )
   checkpoints = open_checkpoints(workdir, keep=config.train.keep)
-  found = restore(checkpoints, jax.device_get(state))
+  found = restore(checkpoints, state)
   position = None
   changed = []
   base = digest(frozen)
