@@ -205,6 +205,9 @@ def place_tree(
       for layer, place in enumerate(places[first : first + length]):
         part = arrange(place, one, shape)
         stack = _set_layer(sharding)(stack, part, layer)
+        # Else the host runs ahead and holds several layers.
+        stack.block_until_ready()
+        del part
       _put(params, own, stack)
   return params
 

@@ -7,6 +7,7 @@ pages do not stay in memory until all of it has been read.
 import dataclasses
 import functools
 import math
+import mmap
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from rm_jax.types import UserError
 # dtypes as safetensors writes them, those that are numbers to compute with
 FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
-CHUNK_BYTES = 32 << 20  # read at once, before it is cast to float32
+CHUNK_BYTES = 4 << 20  # of float32, read and cast at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,13 +63,25 @@ class Stored:
     """
     self.check()
     shape = tuple(part.stop - part.start for part in index)
-    result = np.empty(shape[::-1] if transposed else shape, np.float32)
+    result = _empty(shape[::-1] if transposed else shape)
     out = result.T if transposed else result
     pieces = list(_pieces(index, rows, axis))
     asked = [source for _, source in pieces]
     for (target, _), value in zip(pieces, self.read(asked), strict=True):
       out[target] = value
     return result
+
+
+def _empty(shape: tuple) -> np.ndarray:
+  """Pages of its own: freed they go back to the system at once.
+
+  malloc would keep pieces of this size, and fragments of them add up.
+  """
+  count = math.prod(shape)
+  if not count:
+    return np.empty(shape, np.float32)
+  pages = mmap.mmap(-1, 4 * count)
+  return np.frombuffer(pages, np.float32).reshape(shape)
 
 
 def _pieces(index, rows, axis):

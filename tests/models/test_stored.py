@@ -176,9 +176,10 @@ print("RESULT", json.dumps([before, peak, total]))
 """
 
 
-def test_loading_needs_little_memory_beside_the_model(tmp_path):
-  # Catches a checkpoint that is read whole, or a stack of layers that is built
-  # on the host and copied.
+def write_large(folder):
+  """A model whose layers are large beside what compiling needs; its layer's
+  bytes in float32.
+  """
   from tests.models import fixtures
 
   layers, width, mlp, vocab = 6, 1024, 4096, 2048
@@ -211,17 +212,21 @@ def test_loading_needs_little_memory_beside_the_model(tmp_path):
   layer = 4 * sum(
     int(np.prod(s)) for k, s in shapes.items() if ".layers.0." in k
   )
-  folder = fixtures.write_folder(
-    tmp_path / "model", raw, tensors, dtype="bfloat16", shards=2
-  )
-  del tensors
+  fixtures.write_folder(folder, raw, tensors, dtype="bfloat16", shards=2)
+  return layer
+
+
+def test_loading_needs_little_memory_beside_the_model(tmp_path):
+  # Catches a checkpoint that is read whole, or a stack of layers that is built
+  # on the host and copied.
+  layer = write_large(tmp_path / "model")
   env = os.environ | {
     "JAX_PLATFORMS": "cpu",
     "PYTHONPATH": str(ROOT),
     "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
   }
   done = subprocess.run(
-    [sys.executable, "-c", MEMORY, str(folder)],
+    [sys.executable, "-c", MEMORY, str(tmp_path / "model")],
     cwd=ROOT,
     env=env,
     capture_output=True,
