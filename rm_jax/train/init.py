@@ -11,6 +11,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
+from rm_jax.data.tokenizers import check_vocab_size
 from rm_jax.heads import HEAD_INITS, PUBLISHED
 from rm_jax.models.convert import (
   Opened,
@@ -61,16 +62,18 @@ def init_from(config, tokenizer, mesh=None) -> tuple[ModelSpec, dict]:
   key = jax.random.key(config.seed)
   run = find_run(source)
   if source.startswith(RANDOM):
-    decoder, head_of, weights = _random_shape(source, tokenizer), None, None
+    decoder = _random_shape(source, tokenizer)
+    held = begun = weights = None
   elif run is not None:
     begun, tree, _ = read_run(*run, tokenizer)
     decoder, weights = begun.decoder, join_layers(tree["backbone"])
-    head_of = (begun, tree["head"])
+    held = tree["head"]
   else:
     opened = open_pretrained(source)
-    decoder, head_of, weights = opened.config, opened.head, opened
+    decoder, held, weights, begun = opened.config, opened.head, opened, None
+  check_vocab_size(tokenizer, decoder.vocab_size)  # before weights are read
   spec = make_spec(config, decoder, tokenizer)
-  kept = _kept_head(config, spec, head_of)
+  kept = _kept_head(config, spec, held, begun)
   head = nn.unbox(init_head(spec, jax.random.fold_in(key, 1)))
   if weights is None:
     whole = dataclasses.replace(spec, segments=(decoder.layers,))
@@ -106,13 +109,17 @@ def _backbone(weights, spec: ModelSpec, mesh) -> dict:
   )
 
 
-def _kept_head(config, spec: ModelSpec, head_of) -> dict:
-  """Parameters of the main head that are not new; says which were left."""
+def _kept_head(config, spec: ModelSpec, held, begun) -> dict:
+  """Parameters of the main head that are not new; says which were left.
+
+  Args:
+    held: a published head, or parameters of the heads of a run.
+    begun: the spec of that run, else None.
+  """
   source = config.init["from"]
   if config.init.head == "keep":
-    if not isinstance(head_of, tuple):
-      return _keep_head(spec, head_of, source)
-    begun, params = head_of
+    if begun is None:
+      return _keep_head(spec, held, source)
     same = dataclasses.replace(begun.head, init=spec.head.init)
     if same != spec.head:
       raise UserError(
@@ -120,16 +127,14 @@ def _kept_head(config, spec: ModelSpec, head_of) -> dict:
         f"config.model describes {spec.head}: make them equal or set "
         "config.init.head=new."
       )
-    return {k: v for k, v in params.items() if k not in ("tasks", "loss")}
-  if head_of is not None:
-    what = "of its run"
-    if not isinstance(head_of, tuple):
-      what = f"({', '.join(head_of.tensors)})"
+    return {k: v for k, v in held.items() if k not in ("tasks", "loss")}
+  if held is not None:
+    names = held.tensors if begun is None else held
     logging.warning(
-      "%s: its reward head %s is not used, the head of this run is new "
+      "%s: its reward head (%s) is not used, the head of this run is new "
       "(config.model.head_init=%s); config.init.head=keep keeps it",
       source,
-      what,
+      ", ".join(names),
       config.model.head_init,
     )
   return {}

@@ -15,7 +15,6 @@ from rm_jax.data.loader import open_loader, policy
 from rm_jax.data.plan import make_eval_plan, make_plan
 from rm_jax.data.tokenizers import (
   check_fingerprint,
-  check_vocab_size,
   fingerprint,
   load_tokenizer,
 )
@@ -95,7 +94,6 @@ def _train(config, workdir, command, saved):
   # Under pmap every device holds all of it, as copies of what is on the host.
   straight = mesh if config.parallel == "pjit" else None
   spec, params = init_from(config, tokenizer, straight)
-  check_vocab_size(tokenizer, spec.decoder.vocab_size)
   heads = describe_heads(config, spec, params["head"])
 
   # ---------------------------------------------------------------- data

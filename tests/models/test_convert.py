@@ -426,9 +426,9 @@ class TestLocate:
   @pytest.mark.parametrize(
     "name, message",
     [
-      ("nowhere", "does not exist; a model of the Hub .* hf download"),
+      ("nowhere", "OWNER/NAME of the Hub, got a path that does not exist"),
       ("empty", "expected a folder with a config.json, got one without"),
-      ("weights.bin", "got a file ending in '.bin'"),
+      ("weights.bin", "ending in '.bin', a pickle, which can run any code"),
     ],
   )
   def test_what_is_not_there(self, name, message, tmp_path):
