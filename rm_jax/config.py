@@ -82,7 +82,8 @@ def base() -> ConfigDict:
   c.seed = 0
   c.num_train_steps = 100
   # Where the backbone comes from: "smollm2" (the embedded model), a GGUF file,
-  # a folder with config.json, or "random:NAME" of models/sizes.py.
+  # a folder with config.json, a URL, OWNER/NAME of the Hub, a run's workdir or
+  # checkpoint, or "random:NAME" of models/sizes.py. See docs/families.md.
   c.init = ConfigDict(
     {
       "from": "smollm2",

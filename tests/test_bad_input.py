@@ -8,7 +8,6 @@ import tiny_run
 
 from rm_jax.train import loop
 from rm_jax.types import UserError
-from tests.data.fixtures import make_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -157,28 +156,6 @@ def test_mistakes_of_the_model_show_before_the_data_are_read(
     tmp_path / "does_not_exist.jsonl",
     "last:99",
     train__trainable="last:99",
-  )
-
-
-def test_a_tokenizer_with_more_tokens_than_the_checkpoint(
-  tmp_path, tokenizer, monkeypatch
-):
-  # A model of 96 tokens; the tokenizer has more.
-  from rm_jax.models.sizes import SIZES
-
-  small = SIZES["tiny"]
-  assert len(make_tokenizer()) > small.vocab_size
-  init_from = loop.init_from
-
-  def of_96(config, _):
-    return init_from(config, range(small.vocab_size))
-
-  monkeypatch.setattr(loop, "init_from", of_96)
-  fails(
-    tmp_path,
-    tokenizer,
-    tiny_run.pairs(4),
-    r"expected ids below the checkpoint's vocab_size 96",
   )
 
 

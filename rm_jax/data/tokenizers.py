@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rm_jax.data.templates import FROZEN_DATE, common_prefix, freeze
 from rm_jax.gguf_file import open_gguf
-from rm_jax.places import locate, read_json
+from rm_jax.places import find_run, locate, read_json
 from rm_jax.types import UserError
 
 CONTROL, USER_DEFINED = 3, 4  # llama.cpp's token types
@@ -26,10 +26,14 @@ def load_tokenizer(source: str | Path):
   """The `transformers.PreTrainedTokenizerFast` that belongs to `source`.
 
   `source` as in `rm_jax.places.locate`: a GGUF file holds its vocabulary,
-  merges, special tokens and chat template; a folder its tokenizer.json. Nothing
-  is downloaded. Raises UserError where the tokenizer is missing or of a kind
-  that would split text differently.
+  merges, special tokens and chat template; a folder its tokenizer.json; a
+  workdir names the place that its run had the tokenizer from. Raises UserError
+  where the tokenizer is missing or of a kind that would split text differently.
   """
+  run = find_run(source)
+  if run is not None:
+    init = read_json(run[0] / "run.json")["config"]["init"]
+    return load_tokenizer(init["tokenizer"] or init["from"])
   path = locate(source)
   return _from_gguf(path) if path.is_file() else _from_folder(path)
 

@@ -1,12 +1,12 @@
 """GGUF files of llama.cpp, read as if they were a Hugging Face checkpoint."""
 
 import functools
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from rm_jax.gguf_file import Tensor, dequantize, open_gguf
+from rm_jax.gguf_file import Tensor, dequantize, open_gguf, shape_of
+from rm_jax.models.stored import Stored
 from rm_jax.models.transformer import DecoderConfig
 from rm_jax.types import UserError
 
@@ -34,8 +34,8 @@ REFUSED = ("attention.sliding_window", "expert_count", "rope.scaling.factor")
 
 def read_gguf(
   path: Path,
-) -> tuple[DecoderConfig, dict[str, Callable[[], np.ndarray]]]:
-  """Decoder config and {Hugging Face name: function that reads it} of a file.
+) -> tuple[DecoderConfig, dict[str, Stored]]:
+  """Decoder config and {Hugging Face name: tensor not read yet} of a file.
 
   A tensor that has no Hugging Face name keeps its own and so is reported by
   the caller as unmapped. Quantised types are dequantised to float32 on read.
@@ -45,9 +45,18 @@ def read_gguf(
   tied = "output.weight" not in names
   config = _read_config(file.fields, tied=tied, where=path)
   tensors = {}
-  for tensor in file.tensors:
+
+  @functools.lru_cache(1)  # the parts of a tensor are asked for in a row
+  def whole(number):
+    return _read(file.tensors[number], config, where=path)
+
+  def read(number, indexes):
+    return (whole(number)[index] for index in indexes)
+
+  for number, tensor in enumerate(file.tensors):
     name = _hf_name(tensor.name)
-    tensors[name] = functools.partial(_read, tensor, config, where=path)
+    part = functools.partial(read, number)
+    tensors[name] = Stored(name, shape_of(tensor), "float32", part, path)
   return config, tensors
 
 

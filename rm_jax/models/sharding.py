@@ -62,6 +62,22 @@ def shard_tree(boxed, mesh: Mesh):
   return nn.logical_to_mesh_sharding(specs, mesh, RULES)
 
 
+def check_divides(boxed, shards, mesh: Mesh) -> None:
+  """Raises UserError unless every axis that a mesh axis cuts splits evenly."""
+
+  def check(path, leaf, shard):
+    for size, axes in zip(leaf.shape, shard.spec, strict=False):
+      for axis in axes if isinstance(axes, tuple) else (axes,):
+        if axis is not None and size % mesh.shape[axis]:
+          raise UserError(
+            f"config.mesh.{axis}={mesh.shape[axis]} does not divide an axis of "
+            f"{size} of parameter {jax.tree_util.keystr(path)} (remainder "
+            f"{size % mesh.shape[axis]}). Choose a divisor of {size}."
+          )
+
+  jax.tree_util.tree_map_with_path(check, nn.unbox(boxed), shards)
+
+
 def block_sharding(mesh: Mesh) -> NamedSharding:
   """How a batch is cut: its blocks over data and fsdp."""
   return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))

@@ -106,7 +106,7 @@ def restore(manager, state):
   """(state, position) of the latest checkpoint, or None if there is none.
 
   Args:
-    state: a TrainState of numpy arrays or shapes: what is expected.
+    state: a TrainState of arrays or shapes: what is expected.
 
   Raises:
     UserError: the checkpoint holds other shapes or types (another config).

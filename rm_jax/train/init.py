@@ -9,62 +9,167 @@ import flax.linen as nn
 import jax
 import numpy as np
 from absl import logging
+from ml_collections import ConfigDict
 
+from rm_jax.data.tokenizers import check_vocab_size
 from rm_jax.heads import HEAD_INITS, PUBLISHED
-from rm_jax.models.convert import load_pretrained
+from rm_jax.models.convert import (
+  Opened,
+  open_pretrained,
+  place_tree,
+  read_tree,
+)
 from rm_jax.models.published_heads import read_held
+from rm_jax.models.sharding import check_divides, shard_tree
 from rm_jax.models.sizes import SIZES
-from rm_jax.reward_model import ModelSpec, init_head, init_params
-from rm_jax.train.optim import cut_layers, frozen_segments, segments_for
+from rm_jax.models.transformer import DecoderConfig
+from rm_jax.places import find_run, read_json
+from rm_jax.reward_model import (
+  ModelSpec,
+  abstract_params,
+  init_head,
+  init_params,
+)
+from rm_jax.train.checkpoint import load_params
+from rm_jax.train.optim import (
+  cut_layers,
+  frozen_segments,
+  join_layers,
+  merge,
+  segments_for,
+  split_trainable,
+)
 from rm_jax.train.tasks import learned, read_tasks
 from rm_jax.types import UserError
 
 RANDOM = "random:"
 
 
-def init_from(config, tokenizer) -> tuple[ModelSpec, dict]:
+def init_from(config, tokenizer, mesh=None) -> tuple[ModelSpec, dict]:
   """(static spec, parameters) of the model a config describes.
 
-  The backbone comes from config.init.from, the head from config.model and
-  config.seed. "random:NAME" is a shape of models/sizes.py with the
-  tokenizer's vocabulary, for tests and for studies from scratch.
+  The backbone comes from config.init.from: a language model or a reward model
+  in a folder, a GGUF file, behind a URL or on the Hub, or a run's workdir or
+  checkpoint. The head comes from config.model and config.seed, or from the same
+  place (config.init.head=keep). "random:NAME" is a shape of models/sizes.py
+  with the tokenizer's vocabulary, for tests and for studies from scratch.
+
+  Args:
+    mesh: a published backbone is read straight into its shards on it, by every
+      process its own. Else it comes as numpy arrays.
   """
   source = config.init["from"]
   key = jax.random.key(config.seed)
-  weights = None
+  run = find_run(source)
   if source.startswith(RANDOM):
-    name = source[len(RANDOM) :]
-    if name not in SIZES:
-      raise UserError(
-        f"config.init.from={source!r} is not known. Known after {RANDOM!r}: "
-        f"{sorted(SIZES)}."
-      )
-    decoder = dataclasses.replace(SIZES[name], vocab_size=len(tokenizer))
+    decoder = _random_shape(source, tokenizer)
+    held = begun = weights = None
+  elif run is not None:
+    begun, tree, _ = read_run(*run, tokenizer)
+    decoder, weights = begun.decoder, join_layers(tree["backbone"])
+    held = tree["head"]
   else:
-    found = load_pretrained(source)
-    decoder, weights = found.config, found.params
-    if found.head is not None and config.init.head == "new":
-      logging.warning(
-        "%s: its reward head (%s) is not used, the head of this run is new "
-        "(config.model.head_init=%s); config.init.head=keep keeps it",
-        source,
-        ", ".join(found.head.tensors),
-        config.model.head_init,
-      )
+    opened = open_pretrained(source)
+    decoder, held, weights, begun = opened.config, opened.head, opened, None
+  check_vocab_size(tokenizer, decoder.vocab_size)  # before weights are read
   spec = make_spec(config, decoder, tokenizer)
-  kept = None
-  if config.init.head == "keep":
-    kept = _keep_head(spec, None if weights is None else found.head, source)
-  whole = dataclasses.replace(spec, segments=(decoder.layers,))
-  if weights is None:
-    params = init_params(whole, jax.random.fold_in(key, 0))
-    weights = params["backbone"]
+  kept = _kept_head(config, spec, held, begun)
   head = nn.unbox(init_head(spec, jax.random.fold_in(key, 1)))
-  params = {
-    "backbone": cut_layers(weights, spec.segments),
-    "head": head if kept is None else {**head, **kept},
+  if weights is None:
+    whole = dataclasses.replace(spec, segments=(decoder.layers,))
+    weights = init_params(whole, jax.random.fold_in(key, 0))["backbone"]
+  return spec, {
+    "backbone": _backbone(weights, spec, mesh),
+    "head": {**head, **kept},
   }
-  return spec, params
+
+
+def _random_shape(source: str, tokenizer) -> DecoderConfig:
+  name = source[len(RANDOM) :]
+  if name not in SIZES:
+    raise UserError(
+      f"config.init.from={source!r} is not known. Known after {RANDOM!r}: "
+      f"{sorted(SIZES)}."
+    )
+  return dataclasses.replace(SIZES[name], vocab_size=len(tokenizer))
+
+
+def _backbone(weights, spec: ModelSpec, mesh) -> dict:
+  """The stacks of `spec.segments`, of a tree or of a place not yet read."""
+  if not isinstance(weights, Opened):
+    return cut_layers(weights, spec.segments)
+  if mesh is None:
+    tree = read_tree(weights.tensors, weights.config)
+    return cut_layers(tree, spec.segments)
+  boxed = abstract_params(spec)["backbone"]
+  shards = shard_tree(boxed, mesh)
+  check_divides(boxed, shards, mesh)
+  return place_tree(
+    weights.tensors, weights.config, segments=spec.segments, shards=shards
+  )
+
+
+def _kept_head(config, spec: ModelSpec, held, begun) -> dict:
+  """Parameters of the main head that are not new; says which were left.
+
+  Args:
+    held: a published head, or parameters of the heads of a run.
+    begun: the spec of that run, else None.
+  """
+  source = config.init["from"]
+  if config.init.head == "keep":
+    if begun is None:
+      return _keep_head(spec, held, source)
+    same = dataclasses.replace(begun.head, init=spec.head.init)
+    if same != spec.head:
+      raise UserError(
+        f"config.init.head='keep': {source} has the head {begun.head}, "
+        f"config.model describes {spec.head}: make them equal or set "
+        "config.init.head=new."
+      )
+    return {k: v for k, v in held.items() if k not in ("tasks", "loss")}
+  if held is not None:
+    names = held.tensors if begun is None else held
+    logging.warning(
+      "%s: its reward head (%s) is not used, the head of this run is new "
+      "(config.model.head_init=%s); config.init.head=keep keeps it",
+      source,
+      ", ".join(names),
+      config.model.head_init,
+    )
+  return {}
+
+
+def read_run(
+  workdir: pathlib.Path, which: str, step: int | None, tokenizer
+) -> tuple[ModelSpec, dict, int]:
+  """(static spec, all parameters, step) of a run's checkpoint.
+
+  What did not train is read from the base model again, and has to be what the
+  run began with.
+
+  Args:
+    which: best or last.
+    step: of the checkpoint; None takes the newest.
+  """
+  run = read_json(workdir / "run.json")
+  config = ConfigDict(run["config"])
+  decoder = DecoderConfig(**run["model"]["decoder"])
+  spec = make_spec(config, decoder, tokenizer)
+  params, step = load_params(workdir, which, step)
+  trainable = config.train.trainable
+  if trainable == "all":
+    return spec, params, step
+  begun, whole = init_from(config, tokenizer)
+  if begun.decoder != decoder:
+    raise UserError(
+      f"{workdir}: the base model {config.init['from']!r} is now "
+      f"{begun.decoder}, the run was trained on {decoder}. Put the same base "
+      "model back."
+    )
+  frozen = split_trainable(whole, trainable)[1]
+  check_base(workdir, digest(frozen))
+  return spec, merge(params, frozen), step
 
 
 def describe_heads(config, spec: ModelSpec, params: dict) -> str:

@@ -15,7 +15,6 @@ from rm_jax.data.loader import open_loader, policy
 from rm_jax.data.plan import make_eval_plan, make_plan
 from rm_jax.data.tokenizers import (
   check_fingerprint,
-  check_vocab_size,
   fingerprint,
   load_tokenizer,
 )
@@ -92,8 +91,9 @@ def _train(config, workdir, command, saved):
   # ---------------------------------------------------------------- model
   # Before the data: its mistakes show in seconds.
   tokenizer = load_tokenizer(config.init.tokenizer or config.init["from"])
-  spec, params = init_from(config, tokenizer)
-  check_vocab_size(tokenizer, spec.decoder.vocab_size)
+  # Under pmap every device holds all of it, as copies of what is on the host.
+  straight = mesh if config.parallel == "pjit" else None
+  spec, params = init_from(config, tokenizer, straight)
   heads = describe_heads(config, spec, params["head"])
 
   # ---------------------------------------------------------------- data
@@ -140,7 +140,7 @@ def _train(config, workdir, command, saved):
     np.int32(0), np.int32(0), trained, jax.jit(optimizer.init)(trained)
   )
   checkpoints = open_checkpoints(workdir, keep=config.train.keep)
-  found = restore(checkpoints, jax.device_get(state))
+  found = restore(checkpoints, state)
   position = None
   changed = []
   base = digest(frozen)

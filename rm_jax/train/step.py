@@ -8,7 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rm_jax.models.sharding import RULES, block_sharding, shard_tree
+from rm_jax.models.sharding import (
+  RULES,
+  block_sharding,
+  check_divides,
+  shard_tree,
+)
 from rm_jax.objectives import LossSpec, loss_sums, mean_loss, weight_sums
 from rm_jax.reward_model import (
   ModelSpec,
@@ -155,8 +160,8 @@ def make_steps(
     boxed_frozen = without_frozen_layers(boxed_frozen, spec.frozen)
   param_shards = shard_tree(boxed_params, mesh)
   frozen_shards = shard_tree(boxed_frozen, mesh)
-  _check_divides(boxed_params, param_shards, mesh)
-  _check_divides(boxed_frozen, frozen_shards, mesh)
+  check_divides(boxed_params, param_shards, mesh)
+  check_divides(boxed_frozen, frozen_shards, mesh)
   alone = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
   boxed_opt = jax.eval_shape(optimizer.init, boxed_params)
   opt_shards = jax.tree.map(
@@ -196,22 +201,6 @@ def make_steps(
     put_batch=lambda b: jax.device_put(b, blocks),
     host_state=jax.device_get,
   )
-
-
-def _check_divides(boxed, shards, mesh):
-  """Every axis of a parameter that a mesh axis cuts must split evenly."""
-
-  def check(path, leaf, shard):
-    for size, axes in zip(leaf.shape, shard.spec, strict=False):
-      for axis in axes if isinstance(axes, tuple) else (axes,):
-        if axis is not None and size % mesh.shape[axis]:
-          raise UserError(
-            f"config.mesh.{axis}={mesh.shape[axis]} does not divide an axis of "
-            f"{size} of parameter {jax.tree_util.keystr(path)} (remainder "
-            f"{size % mesh.shape[axis]}). Choose a divisor of {size}."
-          )
-
-  jax.tree_util.tree_map_with_path(check, nn.unbox(boxed), shards)
 
 
 def _pmap_steps(spec, loss, optimizer, schedule, accumulate, mesh):

@@ -12,9 +12,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from rm_jax.models.convert import from_hf, load_pretrained, to_hf
+from rm_jax.models.convert import account, load_pretrained, read_tree, to_hf
 from rm_jax.models.families import read_config
 from rm_jax.models.gguf import read_gguf, unpermute
+from rm_jax.models.stored import in_memory
 from rm_jax.models.transformer import DecoderConfig, unembedding
 from rm_jax.places import locate
 from rm_jax.types import UserError
@@ -117,12 +118,13 @@ class TestNumbersOfTorch:
 
 class TestRoundTrip:
   @pytest.mark.parametrize("tied", [False, True])
-  def test_to_hf_undoes_from_hf_bit_for_bit(self, tied):
+  def test_to_hf_undoes_reading_bit_for_bit(self, tied):
     # Would catch a tensor written under its neighbour's name or untransposed.
     config = DecoderConfig(**{**vars(CONFIG), "tied": tied})
     source = tensors(tied=tied)
-    readers = {k: (lambda v=v: v) for k, v in source.items()}
-    back = to_hf(from_hf(readers, config, where="test"), config)
+    held = {k: in_memory(k, v, where="test") for k, v in source.items()}
+    tree = read_tree(account(held, config, where="test"), config)
+    back = to_hf(tree, config)
     assert set(back) == set(source)
     for name, array in back.items():
       assert np.array_equal(array, source[name]), name
@@ -295,7 +297,7 @@ class TestEveryTensorIsAccountedFor:
     name = "model.layers.0.mlp.up_proj.weight"
     weights[name] = weights[name].astype(np.int8)
     save_file(weights, folder / "model.safetensors")
-    with pytest.raises(UserError, match=f"{name}: expected a dtype .*int8"):
+    with pytest.raises(UserError, match=f"{name}: expected a dtype .*got I8"):
       load_pretrained(folder)
 
   def test_no_weights_in_the_folder(self, tmp_path):
@@ -424,9 +426,9 @@ class TestLocate:
   @pytest.mark.parametrize(
     "name, message",
     [
-      ("nowhere", "does not exist; a model of the Hub .* hf download"),
+      ("nowhere", "OWNER/NAME of the Hub, got a path that does not exist"),
       ("empty", "expected a folder with a config.json, got one without"),
-      ("weights.bin", "got a file ending in '.bin'"),
+      ("weights.bin", "ending in '.bin', a pickle, which can run any code"),
     ],
   )
   def test_what_is_not_there(self, name, message, tmp_path):

@@ -121,8 +121,9 @@ def test_logits_of_gemma2_are_capped_at_the_end():
   (hidden,), _ = ours("gemma2", [row])
   logits = hidden @ unembedding(found.params, found.config).T
   cap = found.config.final_soft_cap
-  assert np.abs(logits).max() > 2 * cap == 6.0
-  close(cap * np.tanh(np.asarray(logits) / cap), want)
+  capped = cap * np.tanh(np.asarray(logits) / cap)
+  assert np.abs(capped - logits).max() > 0.1, "the cap is not felt"
+  close(capped, want)
 
 
 @pytest.mark.parametrize("name", NAMES)

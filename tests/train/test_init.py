@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 import tiny_run
 
+from rm_jax.data.tokenizers import load_tokenizer
+from rm_jax.models.sharding import make_mesh
 from rm_jax.reward_model import init_params
-from rm_jax.train.init import check_base, digest, init_from
+from rm_jax.train.init import check_base, digest, init_from, read_run
 from rm_jax.train.optim import join_layers
 from rm_jax.types import UserError
+from tests import trained
 from tests.data.fixtures import make_tokenizer
 
 
@@ -109,3 +112,61 @@ def test_another_base_model_is_refused(tmp_path):
   said = "digest ffff.*began with 0123456789ab: config.init.from holds other"
   with pytest.raises(UserError, match=said):
     check_base(tmp_path, "ffff")
+
+
+# ---------------------------------------------------------------- where from
+
+
+def test_a_mesh_changes_where_weights_lie_and_no_bit(tmp_path_factory):
+  # Catches a shard that holds another slice, a frozen stack read as trained.
+  source = trained.published(tmp_path_factory.getbasetemp(), 1)
+  how = dict(init__from=str(source), train__trainable="last:1")
+  config = tiny_run.config("", "", **how)
+  spec, plain = init_from(config, make_tokenizer())
+  mesh = make_mesh(data=2, fsdp=4, tensor=1)
+  same, placed = init_from(config, make_tokenizer(), mesh)
+  assert spec == same and spec.segments == (2, 1)
+  kernel = placed["backbone"]["layers_0"]["mlp"]["up"]["kernel"]
+  assert {s.data.shape for s in kernel.addressable_shards} == {(2, 8, 48)}
+  assert jax.tree.structure(plain) == jax.tree.structure(placed)
+  for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(placed), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_a_mesh_that_does_not_divide_the_backbone(tmp_path_factory):
+  source = trained.published(tmp_path_factory.getbasetemp(), 1)
+  config = tiny_run.config("", "", init__from=str(source))
+  with pytest.raises(UserError, match="config.mesh.tensor=8 does not divide"):
+    init_from(config, make_tokenizer(), make_mesh(data=1, fsdp=1, tensor=8))
+
+
+@pytest.mark.parametrize("trainable", ["all", "last:1"])
+@pytest.mark.parametrize("of", ["", "checkpoints", "checkpoints/2"])
+def test_our_own_run_is_a_start(trainable, of, tmp_path_factory):
+  # Catches the base model under the name of the run, and a head that is new
+  # although it is to be kept.
+  workdir = trained.run(tmp_path_factory.getbasetemp(), trainable)
+  tokenizer = load_tokenizer(workdir)
+  which = "last" if of else "best"
+  _, want, _ = read_run(workdir, which, None, tokenizer)
+  how = dict(init__from=str(workdir / of), train__trainable="last:2")
+  for head in ("new", "keep"):
+    config = tiny_run.config("", "", init__head=head, **how)
+    spec, got = init_from(config, tokenizer)
+    assert spec.segments == (1, 2)
+    for a, b in zip(
+      jax.tree.leaves(join_layers(got["backbone"])),
+      jax.tree.leaves(join_layers(want["backbone"])),
+      strict=True,
+    ):
+      np.testing.assert_array_equal(a, b)
+    equal = np.array_equal(got["head"]["kernel"], want["head"]["kernel"])
+    assert equal == (head == "keep")
+
+
+def test_a_head_of_another_kind_is_not_kept(tmp_path_factory):
+  workdir = trained.run(tmp_path_factory.getbasetemp(), "all")
+  how = dict(init__from=str(workdir), init__head="keep")
+  config = tiny_run.config("", "", model__head="biased_scalar", **how)
+  with pytest.raises(UserError, match="keep'.*kind='scalar'.*'biased_scalar'"):
+    init_from(config, load_tokenizer(workdir))
