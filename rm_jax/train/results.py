@@ -47,8 +47,14 @@ def write_scores(path: pathlib.Path, data, scored) -> None:
   )
 
 
-def results(config, metrics, counts, command, seconds, step) -> dict:
-  """The content of results.json of one run."""
+def results(
+  config, metrics, counts, command, seconds, step, startup=None
+) -> dict:
+  """The content of results.json of one run.
+
+  Args:
+    startup: {stage: seconds} up to the first train step, of a training run.
+  """
   return {
     "schema": RESULTS_SCHEMA,
     "commit": commit(),
@@ -60,6 +66,8 @@ def results(config, metrics, counts, command, seconds, step) -> dict:
       "numpy": np.__version__,
     },
     "seconds": round(seconds, 1),
+    "startup_seconds": startup
+    and {name: round(s, 2) for name, s in startup.items()},
     "command": command,
     "metrics": {k: v | {"seeds": [config.seed]} for k, v in metrics.items()},
     "per_seed": {str(config.seed): {k: v["value"] for k, v in metrics.items()}},
