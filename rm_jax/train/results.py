@@ -59,12 +59,7 @@ def results(
     "schema": RESULTS_SCHEMA,
     "commit": commit(),
     "device": device(),
-    "versions": {
-      "python": platform.python_version(),
-      "jax": jax.__version__,
-      "flax": flax.__version__,
-      "numpy": np.__version__,
-    },
+    "versions": versions(),
     "seconds": round(seconds, 1),
     "startup_seconds": startup
     and {name: round(s, 2) for name, s in startup.items()},
@@ -74,6 +69,16 @@ def results(
     "counts": counts,
     "num_train_steps": step,
     "ties": "half",
+  }
+
+
+def versions() -> dict:
+  """Python and the libraries that decide the numbers."""
+  return {
+    "python": platform.python_version(),
+    "jax": jax.__version__,
+    "flax": flax.__version__,
+    "numpy": np.__version__,
   }
 
 
