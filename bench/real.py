@@ -7,23 +7,20 @@ Each run is `rm-jax train` with a config of configs/: SmolLM2-135M, its last
 six layers and the head, about 120k training tokens, two seeds. A run that has
 its results.json is not made again. No prompt or problem is on both sides.
 
-The learning rate is chosen on training data alone: for each of CHOSEN, runs of
-another seed over the first steps, at each of RATES; the lowest mean training
-loss of the second half wins. No group is seen twice there, so each loss is of
-groups that the model has not learnt from. Nobody looks at what such a run
-finds on the evaluation set.
+No learning rate was tuned: every arm trains at the one that pairwise_hh.py had
+before. Seed 0 of every arm comes first, then seed 1, and the results are
+written anew after each run, so that what is there can be read at any time.
 """
 
 import argparse
 import json
 import pathlib
 import platform
+import shlex
 import subprocess
 import sys
 import time
 from typing import NamedTuple
-
-import numpy as np
 
 from rm_jax.evals.seeds import merge
 from rm_jax.train.checkpoint import write_json
@@ -34,8 +31,6 @@ ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results" / "real.json"
 PAGE = ROOT / "docs" / "real.md"
 SEEDS = (0, 1)
-RATES = (1e-4, 3e-4, 1e-3)
-CHOICE_SEED, CHOICE_STEPS = 100, 12
 
 
 class Arm(NamedTuple):
@@ -44,7 +39,6 @@ class Arm(NamedTuple):
   title: str
   config: str  # of configs/, with its argument
   data: str  # below --data
-  rate: str  # which of CHOSEN gives its learning rate
   flags: tuple = ()
 
 
@@ -58,147 +52,104 @@ HH = (
   "--config.evals.at_start=False",
   "--config.compute.remat=False",
 )
+# Cheap ones first.
 ARMS = {
-  "hh": Arm("Bradley-Terry, hh-rlhf", "pairwise_hh.py", "hh_rlhf", "hh", HH),
-  "gsm8k": Arm("outcome, GSM8K solutions", "outcome_gsm8k.py", GSM8K, "gsm8k"),
-  "prmbench": Arm(
-    "process, PRMBench", "process_prmbench.py", "prmbench", "prmbench"
-  ),
-  "llmzoo": Arm(
-    "all pairs, LLMZoo rankings", "listwise_llmzoo.py", "llmzoo_rankings", "hh"
-  ),
-  "llmzoo_pl": Arm(
-    "Plackett-Luce, LLMZoo rankings",
-    "listwise_llmzoo.py:plackett_luce",
-    "llmzoo_rankings",
-    "hh",
-  ),
+  "gsm8k": Arm("outcome, GSM8K solutions", "outcome_gsm8k.py", GSM8K),
+  "prmbench": Arm("process, PRMBench", "process_prmbench.py", "prmbench"),
   "oasst": Arm(
-    "all pairs, OpenAssistant trees", "listwise_oasst.py", "oasst_trees", "hh"
-  ),
-  "ultrafeedback": Arm(
-    "Bradley-Terry, UltraFeedback",
-    "margin_ultrafeedback.py",
-    "ultrafeedback_sample",
-    "hh",
-  ),
-  "ultrafeedback_margin": Arm(
-    "with a margin, UltraFeedback",
-    "margin_ultrafeedback.py:margin",
-    "ultrafeedback_sample",
-    "hh",
-  ),
-  "ultrafeedback_ratings": Arm(
-    "ratings as two-hot, UltraFeedback",
-    "margin_ultrafeedback.py:ratings",
-    "ultrafeedback_sample",
-    "gsm8k",
+    "all pairs, OpenAssistant trees", "listwise_oasst.py", "oasst_trees"
   ),
   "just_eval": Arm(
     "five ratings, Just-Eval",
     "ratings_just_eval.py",
     "just_eval/general_multi_aspect",
-    "gsm8k",
+  ),
+  "hh": Arm("Bradley-Terry, hh-rlhf", "pairwise_hh.py", "hh_rlhf", HH),
+  "llmzoo": Arm(
+    "all pairs, LLMZoo rankings", "listwise_llmzoo.py", "llmzoo_rankings"
+  ),
+  "ultrafeedback": Arm(
+    "Bradley-Terry, UltraFeedback",
+    "margin_ultrafeedback.py",
+    "ultrafeedback_sample",
+  ),
+  "ultrafeedback_margin": Arm(
+    "with a margin, UltraFeedback",
+    "margin_ultrafeedback.py:margin",
+    "ultrafeedback_sample",
+  ),
+  "ultrafeedback_ratings": Arm(
+    "ratings as two-hot, UltraFeedback",
+    "margin_ultrafeedback.py:ratings",
+    "ultrafeedback_sample",
+  ),
+  "llmzoo_pl": Arm(
+    "Plackett-Luce, LLMZoo rankings",
+    "listwise_llmzoo.py:plackett_luce",
+    "llmzoo_rankings",
   ),
 }
-CHOSEN = ("hh", "gsm8k", "prmbench")
 
 
-def train(arm: Arm, data, out, name, *, seed, rate, steps=0) -> pathlib.Path:
-  """The workdir of one finished run; made unless it is there."""
-  workdir = out / name
+def train(name: str, seed: int, data: pathlib.Path, out: pathlib.Path) -> None:
+  """One run into `out`/NAME-SEED, unless it is finished there."""
+  workdir, arm = out / f"{name}-{seed}", ARMS[name]
   if (workdir / "results.json").exists():
-    return workdir
-  states = arm.data.partition("/")[0]
+    return
+  states = out / "states" / arm.data.partition("/")[0]
   command = [
-    sys.executable,
-    "-m",
-    "rm_jax",
-    "train",
+    *(sys.executable, "-m", "rm_jax", "train"),
     f"--config={ROOT / 'configs' / arm.config}",
     f"--workdir={workdir}",
     f"--config.data.source={data / arm.data}",
     f"--config.seed={seed}",
-    f"--config.optim.lr={rate}",
-    f"--config.train.cache_hidden={out / 'states' / states}",
+    f"--config.train.cache_hidden={states}",
     *arm.flags,
   ]
-  if steps:
-    command.append(f"--config.num_train_steps={steps}")
+  print(f"{name}-{seed}: {shlex.join(command[2:])}", flush=True)
   started = time.perf_counter()
-  print(f"{name}: {' '.join(command[2:])}", flush=True)
   done = subprocess.run(command, cwd=ROOT)
   if done.returncode:
     raise UserError(
-      f"{name}: rm-jax train ended with code {done.returncode}; correct what "
-      "it says, then run the same command again to go on"
+      f"{name}-{seed}: rm-jax train ended with code {done.returncode}: correct "
+      "what it says, then run the same command again to go on"
     )
-  print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
-  return workdir
+  print(f"{name}-{seed}: {time.perf_counter() - started:.0f} s", flush=True)
 
 
-def choose(data, out) -> dict:
-  """{arm: {rate: mean training loss}} and the rate that wins, per CHOSEN."""
-  found = {}
-  for name in CHOSEN:
-    losses = {}
-    for rate in RATES:
-      workdir = train(
-        ARMS[name],
-        data,
-        out,
-        f"choice-{name}-{rate:g}",
-        seed=CHOICE_SEED,
-        rate=rate,
-        steps=CHOICE_STEPS,
-      )
-      rows = read_rows(workdir / "metrics.jsonl")
-      each = [r["loss"] for r in rows if r.get("loss") is not None]
-      losses[f"{rate:g}"] = float(np.mean(each[CHOICE_STEPS // 2 :]))
-    best = min(losses, key=losses.__getitem__)
-    found[name] = {"training_loss": losses, "rate": float(best)}
-  return found
-
-
-def run(data: pathlib.Path, out: pathlib.Path, command: str) -> dict:
-  """Everything; the content of real.json."""
-  out.mkdir(parents=True, exist_ok=True)
-  choice = choose(data, out)
-  arms = {}
+def gather(out: pathlib.Path) -> dict:
+  """The content of real.json: every arm of which a run is finished."""
+  arms, first = {}, {}
   for name, arm in ARMS.items():
-    rate = choice[arm.rate]["rate"]
     workdirs = [
-      train(arm, data, out, f"{name}-{seed}", seed=seed, rate=rate)
+      w
       for seed in SEEDS
+      if (w := out / f"{name}-{seed}") and (w / "results.json").exists()
     ]
+    if not workdirs:
+      continue
     merged = merge(workdirs)
-    tokens = [
-      sum(row.get("useful_tokens", 0) for row in read_rows(w / "metrics.jsonl"))
-      for w in workdirs
-    ]
+    first = first or merged
+    run = json.loads((workdirs[0] / "run.json").read_text())["config"]
     kept = ("commit", "seconds", "metrics", "per_seed", "counts")
     arms[name] = {k: merged[k] for k in kept} | {
       "title": arm.title,
       "config": arm.config,
-      "learning_rate": rate,
-      "rate_of": arm.rate,
+      "learning_rate": run["optim"]["lr"],
       "num_train_steps": merged["num_train_steps"],
-      "train_tokens": tokens,
+      "train_tokens": [
+        sum(r.get("useful_tokens", 0) for r in read_rows(w / "metrics.jsonl"))
+        for w in workdirs
+      ],
     }
-  every = sorted(p.parent.name for p in out.glob("*/results.json"))
-  seconds = {
-    name: json.loads((out / name / "results.json").read_text())["seconds"]
-    for name in every
-  }
   return {
-    "schema": merged["schema"],
-    "command": command,
-    "device": merged["device"],
-    "versions": merged["versions"] | {"platform": platform.platform()},
+    "schema": first["schema"],
+    # As others would type it: no folder of this machine.
+    "command": "python bench/real.py --data=$RM_DATA --out=runs/real",
+    "device": first["device"],
+    "versions": first["versions"] | {"platform": platform.platform()},
     "commit": sorted({c for arm in arms.values() for c in arm["commit"]}),
-    "seconds": round(sum(seconds.values()), 1),
-    "seconds_of_runs": seconds,
-    "choice": choice,
+    "seconds": round(sum(sum(arm["seconds"]) for arm in arms.values()), 1),
     "arms": arms,
   }
 
@@ -318,7 +269,7 @@ def settings(results: dict) -> str:
       [
         arm["title"],
         f"`{arm['config']}`",
-        f"{arm['learning_rate']:g} ({arm['rate_of']})",
+        f"{arm['learning_rate']:g}",
         str(arm["num_train_steps"]),
         " and ".join(f"{t:,}" for t in arm["train_tokens"]),
         f"{c['train_groups']:,}",
@@ -332,27 +283,12 @@ def settings(results: dict) -> str:
   return _table(header, rows)
 
 
-def choices(results: dict) -> str:
-  """Mean training losses of the choice of the learning rate."""
-  rates = [f"{rate:g}" for rate in RATES]
-  rows = [
-    [
-      ARMS[name].title,
-      *(f"{found['training_loss'][rate]:.4f}" for rate in rates),
-      f"{found['rate']:g}",
-    ]
-    for name, found in results["choice"].items()
-  ]
-  return _table(["training loss at", *rates, "chosen"], rows)
-
-
 TABLES = {
   "comparisons": comparisons,
   "labels": labels,
   "steps": steps,
   "numbers": numbers,
   "settings": settings,
-  "choices": choices,
 }
 
 
@@ -390,14 +326,15 @@ def main() -> None:
   if not args.page:
     if not args.data or not args.out:
       parser.error("--data and --out are missing (or --page)")
-    # As others would type it: no folder of this machine.
-    command = "python bench/real.py --data=$RM_DATA --out=runs/real"
+    out = args.out.resolve()
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
     try:
-      results = run(args.data.resolve(), args.out.resolve(), command)
+      for seed in SEEDS:
+        for name in ARMS:
+          train(name, seed, args.data.resolve(), out)
+          write_json(RESULTS, gather(out))
     except UserError as error:
       parser.error(str(error))
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    write_json(RESULTS, results)
   results = json.loads(RESULTS.read_text())
   PAGE.write_text(fill(PAGE.read_text(), results))
   print(PAGE.read_text())

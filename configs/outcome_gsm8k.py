@@ -3,7 +3,7 @@ arXiv:2110.14168; read at the last token as in Lightman et al. 2023,
 arXiv:2305.20050, App. E).
 
   rm-jax train --config=configs/outcome_gsm8k.py --workdir=runs/gsm8k \\
-      --config.data.source=$RM_DATA/gsm8k/example_model_solutions.jsonl
+      --config.data.source=$RM_DATA/gsm8k/solutions.jsonl.gz
 
 Four published solutions of each of 1,000 problems, right or wrong: is this one
 right? No problem is on both sides. SmolLM2-135M, the last 6 layers and the

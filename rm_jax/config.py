@@ -115,7 +115,9 @@ def base() -> ConfigDict:
       align=1,
       shuffle=True,
       max_reject_share=0.02,
-      cache="",  # folder of tokenised records, made if missing; "": memory
+      # Folder of tokenised records, made if missing; "auto": one of this user
+      # for files of this machine, by their digest; "": memory.
+      cache="auto",
     )
   )
   c.optim = ConfigDict(
@@ -153,7 +155,13 @@ def base() -> ConfigDict:
       rows=4,  # of a block
     )
   )
-  c.compute = ConfigDict(dict(dtype="bfloat16", remat=True))
+  c.compute = ConfigDict(
+    dict(
+      dtype="bfloat16",
+      remat=True,
+      compile_cache="auto",  # a folder; "auto": of this user; "": none
+    )
+  )
   c.parallel = "pjit"  # pmap
   c.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))  # -1: what is left
   return c

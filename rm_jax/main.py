@@ -10,12 +10,14 @@ import shlex
 import signal
 import sys
 import textwrap
+import time
 import traceback
 from typing import NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from rm_jax.places import user_cache
 from rm_jax.types import UserError
 
 PROGRAM = "rm-jax"
@@ -46,15 +48,25 @@ def _train_flags():
 
 
 def _train(command: str) -> int:
+  started = time.perf_counter()
   _need("config", "workdir")
-  _start_jax()
+  from rm_jax.config import validate
+
+  validate(FLAGS.config)
+  _start_jax(FLAGS.config.compute.compile_cache)
   from rm_jax.evals.report import write_report
   from rm_jax.train.loop import train
   from rm_jax.train.mirror import open_mirror, push
 
   mirror = open_mirror(FLAGS.workdir)
   saved = functools.partial(push, mirror)
-  code = train(FLAGS.config, mirror.folder, command=command, saved=saved)
+  code = train(
+    FLAGS.config,
+    mirror.folder,
+    command=command,
+    saved=saved,
+    started=started,
+  )
   if code == 0:
     print(write_report(mirror.folder))
   saved()
@@ -327,19 +339,25 @@ def _need(*names):
       )
 
 
-def _start_jax():
-  """Compilations are kept between runs unless the user set a place."""
+def _start_jax(compile_cache: str = "auto"):
+  """Imports jax; compilations are kept between runs.
+
+  Args:
+    compile_cache: "auto", "" (none) or a folder, as config.compute.
+      compile_cache; JAX_COMPILATION_CACHE_DIR wins over "auto".
+  """
   import os
 
   # It says at every start that there is no torch, which nobody asked for.
   os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
   import jax
 
-  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    home = pathlib.Path(
-      os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")
-    )
-    jax.config.update("jax_compilation_cache_dir", str(home / "rm_jax" / "xla"))
+  folder = compile_cache
+  if compile_cache == "auto":
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", user_cache("xla"))
+  jax.config.update("jax_compilation_cache_dir", str(folder) or None)
+  # Small functions add up: by default those under a second are not kept.
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def _overview() -> str:

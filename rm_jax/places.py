@@ -222,10 +222,15 @@ def list_folder(place: Remote) -> dict:
   }
 
 
-def cache_folder() -> Path:
-  """Where copies lie: $XDG_CACHE_HOME/rm_jax/places, by default ~/.cache."""
+def user_cache(name: str) -> Path:
+  """A folder of this user: $XDG_CACHE_HOME/rm_jax/NAME, else in ~/.cache."""
   root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-  return Path(root) / "rm_jax" / "places"
+  return Path(root) / "rm_jax" / name
+
+
+def cache_folder() -> Path:
+  """Where copies of remote places lie."""
+  return user_cache("places")
 
 
 def fetch(place: Remote, *, wanted: Callable[[str], bool]) -> Path:

@@ -4,9 +4,12 @@ Set here, before anything imports jax; a jax that was imported earlier would
 have one device and every sharding test would pass for nothing.
 """
 
+import atexit
 import os
 import pathlib
+import shutil
 import sys
+import tempfile
 
 import pytest
 
@@ -18,6 +21,15 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["HF_HUB_OFFLINE"] = "1"  # a wrong name fails at once, not in 20 s
 os.environ["MPLBACKEND"] = "Agg"
+# Compilations, tokens, copies: a test must not pass on what yesterday's code
+# left in this user's caches. Workers inherit the folder.
+if "rm_jax-tests-" not in os.environ.get("XDG_CACHE_HOME", ""):
+  home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+  # But the list of fonts, which takes seconds to make.
+  os.environ.setdefault("MPLCONFIGDIR", str(pathlib.Path(home) / "matplotlib"))
+  os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="rm_jax-tests-")
+  atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], True)
+os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
 os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = (
   "1"  # two workers may compile at once
 )

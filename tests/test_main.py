@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 
@@ -37,6 +38,20 @@ def mistake(*arguments):
   assert code == 2 and out == "" and len(lines) == 1, (code, out, err)
   assert lines[0].startswith("rm-jax: error: ")
   return lines[0].removeprefix("rm-jax: error: ")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"]])
+def test_help_is_quick(words):
+  # Half a second of work; jax alone takes more than one. CPU seconds, because
+  # the machine may be busy.
+  before = resource.getrusage(resource.RUSAGE_CHILDREN)
+  done = subprocess.run(
+    [sys.executable, "-m", "rm_jax", *words], cwd=ROOT, capture_output=True
+  )
+  after = resource.getrusage(resource.RUSAGE_CHILDREN)
+  assert done.returncode == 0
+  spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+  assert spent < 1.5
 
 
 def test_help_of_every_verb_without_jax():

@@ -13,9 +13,11 @@ import fcntl
 import hashlib
 import itertools
 import json
+import os
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,12 +35,12 @@ from rm_jax.data.rejects import Reject
 from rm_jax.data.sources import find_files
 from rm_jax.data.tokenizers import fingerprint
 from rm_jax.places import (
-  cache_folder,
   fetch,
   local_path,
   reached,
   remote,
   upload,
+  user_cache,
 )
 from rm_jax.types import TokenizedGroup, UserError
 
@@ -50,6 +52,7 @@ INDEX = "cache.json"
 LEFT_OUT = "left_out.json"
 SHARD_BYTES = 1 << 28  # of a shard before compression
 BLOCK = 1 << 20  # bytes hashed at a time
+KEPT_DAYS = 30  # that nobody has opened, of an automatic cache
 
 # How the groups of a text are laid out changes none of them.
 LAYING = ("layout", "align")
@@ -128,6 +131,30 @@ def cache_key(
     "sources": sources,
   }
   return json.loads(json.dumps(key))  # as it comes back from a file
+
+
+def auto_folder(key: dict) -> Path:
+  """The folder of this user for a cache of this key; unused ones are removed.
+
+  Its name is the digest of the key and of the code that makes tokens of text,
+  so another tokenizer, file, config or version of rm_jax has another folder and
+  nothing old is ever read. What no run has opened for KEPT_DAYS goes.
+  """
+  found = hashlib.sha256(json.dumps(key, sort_keys=True).encode())
+  package = Path(__file__).parents[1]
+  code = [*sorted((package / "data").glob("*.py")), package / "margins.py"]
+  for file in code:
+    found.update(file.read_bytes())
+  root = user_cache("tokens")
+  folder = root / found.hexdigest()[:32]
+  if (folder / INDEX).is_file():
+    os.utime(folder / INDEX)
+  oldest = time.time() - KEPT_DAYS * 24 * 3600
+  for index in root.glob(f"*/{INDEX}"):
+    with contextlib.suppress(OSError):  # another process removes it as well
+      if index.stat().st_mtime < oldest:
+        shutil.rmtree(index.parent, ignore_errors=True)
+  return folder
 
 
 def source_digests(path) -> dict:
@@ -336,7 +363,7 @@ def write_cache(
 @contextlib.contextmanager
 def locked(folder: Path):
   """Waits for other processes of this machine; a killed one holds nothing."""
-  locks = cache_folder().parent / "locks"
+  locks = user_cache("locks")
   locks.mkdir(parents=True, exist_ok=True)
   name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
   with (locks / name).open("w") as lock:

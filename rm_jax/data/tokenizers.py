@@ -1,5 +1,6 @@
 """Tokenizers from the place the weights come from, and their fingerprint."""
 
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -69,15 +70,10 @@ def fingerprint(tokenizer, template: str | None, policy: dict) -> dict:
     template: the chat template, Jinja; None for plain text.
     policy: how a text is read (read_at, pooling, ...); any JSON values.
   """
-  model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-  # Older files write a merge as "a b", newer ones as ["a", "b"].
-  merges = [
-    merge.split(" ") if isinstance(merge, str) else merge
-    for merge in model.get("merges", ())
-  ]
+  vocabulary, merges = _large_parts(tokenizer, len(tokenizer))
   ours = {
-    "vocabulary": _sha256(tokenizer.get_vocab()),
-    "merges": _sha256(merges),
+    "vocabulary": vocabulary,
+    "merges": merges,
     "special_ids": {
       "bos": tokenizer.bos_token_id,
       "eos": tokenizer.eos_token_id,
@@ -184,6 +180,23 @@ def _from_gguf(path: Path):
     clean_up_tokenization_spaces=False,
     name_or_path=str(path),
   )
+
+
+@functools.lru_cache(maxsize=4)
+def _large_parts(tokenizer, size: int) -> tuple[str, str]:
+  """Digests of vocabulary and merges: a third of a second, wanted often.
+
+  Args:
+    size: of the vocabulary, since tokens may be added to the same object.
+  """
+  del size
+  model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+  # Older files write a merge as "a b", newer ones as ["a", "b"].
+  merges = [
+    merge.split(" ") if isinstance(merge, str) else merge
+    for merge in model.get("merges", ())
+  ]
+  return _sha256(tokenizer.get_vocab()), _sha256(merges)
 
 
 def _render(tokenizer, template: str) -> str:

@@ -6,6 +6,7 @@ import math
 import pathlib
 import signal
 import time
+from concurrent import futures
 
 import jax
 import numpy as np
@@ -44,6 +45,7 @@ from rm_jax.train.optim import (
 )
 from rm_jax.train.results import results, write_scores
 from rm_jax.train.sets import load_sets, write_trained_on
+from rm_jax.train.stages import Stages
 from rm_jax.train.step import TrainState, make_steps
 from rm_jax.train.tasks import objective, read_tasks
 from rm_jax.types import UserError
@@ -56,7 +58,14 @@ def nothing() -> None:
   """What is done after a checkpoint of a workdir that is where it stays."""
 
 
-def train(config, workdir: pathlib.Path, *, command: str, saved=nothing) -> int:
+def train(
+  config,
+  workdir: pathlib.Path,
+  *,
+  command: str,
+  saved=nothing,
+  started: float | None = None,
+) -> int:
   """Trains one reward model into `workdir`; returns the exit code.
 
   Leaves run.json, trained_on.json, metrics.jsonl, tensorboard/, checkpoints/,
@@ -65,9 +74,11 @@ def train(config, workdir: pathlib.Path, *, command: str, saved=nothing) -> int:
 
   Args:
     saved: () -> None, called after every checkpoint.
+    started: time.perf_counter() where the command began; None: now.
   """
+  stages = Stages(time.perf_counter() if started is None else started)
   try:
-    return _train(config, workdir, command, saved)
+    return _train(config, workdir, command, saved, stages)
   except OSError as error:
     if not is_disk_full(error):
       raise
@@ -77,8 +88,9 @@ def train(config, workdir: pathlib.Path, *, command: str, saved=nothing) -> int:
     ) from error
 
 
-def _train(config, workdir, command, saved):
-  started = time.perf_counter()
+def _train(config, workdir, command, saved, stages):
+  started = stages.clock
+  stages.done("imports")
   validate(config)
   workdir.mkdir(parents=True, exist_ok=True)
   mesh = make_mesh(**config.mesh)
@@ -95,9 +107,16 @@ def _train(config, workdir, command, saved):
   straight = mesh if config.parallel == "pjit" else None
   spec, params = init_from(config, tokenizer, straight)
   heads = describe_heads(config, spec, params["head"])
+  trained, frozen = split_trainable(params, config.train.trainable)
+  # Beside the reading of the data: hashing leaves Python to other threads.
+  hashing = futures.ThreadPoolExecutor(1)
+  hashed = hashing.submit(digest, frozen)
+  hashing.shutdown(wait=False)
+  stages.done("model")
 
   # ---------------------------------------------------------------- data
   sets = load_sets(config, tokenizer, tasks, workdir)
+  stages.done("data")
 
   # ---------------------------------------------------------------- plan
   plan = make_plan(
@@ -123,6 +142,8 @@ def _train(config, workdir, command, saved):
     align=config.data.align,
   )
 
+  stages.done("plan")
+
   # ---------------------------------------------------------------- steps
   steps = make_steps(
     spec,
@@ -135,7 +156,6 @@ def _train(config, workdir, command, saved):
     mesh=mesh,
     known_states=bool(config.train.cache_hidden),
   )
-  trained, frozen = split_trainable(params, config.train.trainable)
   state = TrainState(
     np.int32(0), np.int32(0), trained, jax.jit(optimizer.init)(trained)
   )
@@ -143,7 +163,7 @@ def _train(config, workdir, command, saved):
   found = restore(checkpoints, state)
   position = None
   changed = []
-  base = digest(frozen)
+  base = hashed.result()
   if found is not None:
     state, position = found
     check_base(workdir, base)
@@ -155,6 +175,7 @@ def _train(config, workdir, command, saved):
   if config.train.cache_hidden:
     sets = with_states(config, spec, frozen, base, sets, tokenizer, mesh)
     frozen = without_frozen_layers(frozen, spec.frozen)
+    stages.done("hidden states")
   state = steps.put_state(state)
   frozen = steps.put_frozen(frozen)
   del params, trained
@@ -167,6 +188,7 @@ def _train(config, workdir, command, saved):
   for line in changed:
     log.say(f"note: not as before the restart: {line}")
   write_trained_on(workdir, sets)
+  stages.done("state")
 
   def evaluate(state):
     def run(batch):
@@ -201,11 +223,15 @@ def _train(config, workdir, command, saved):
       metrics, scored = evaluate(state)
       _metric_name(config, metrics)  # a wrong name shows before the first step
       log.write(_eval_row(0, metrics))
+      stages.done("first evaluation")
     for step in range(first + 1, config.num_train_steps + 1):
       log.seconds()
       batch, _, counts = next(loader)
       state, out = steps.train(state, frozen, steps.put_batch(batch))
       out = jax.device_get(out)
+      if step == first + 1:
+        stages.done("first train step")
+        log.say(stages.text())
       row = _train_row(step, out, counts, log.seconds())
       log.progress(
         f"loss {float(out['loss']):.4f}  "
@@ -241,7 +267,9 @@ def _train(config, workdir, command, saved):
   step = int(state.step.ravel()[0])
   write_json(
     workdir / "results.json",
-    results(config, metrics, sets.counts, command, seconds, step),
+    results(
+      config, metrics, sets.counts, command, seconds, step, stages.seconds
+    ),
   )
   return 0
 

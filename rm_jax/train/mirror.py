@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from rm_jax.places import cache_folder, fetch, local_path, reached, remote
+from rm_jax.places import fetch, local_path, reached, remote, user_cache
 
 INDEX = "mirror.json"
 STEPS = "checkpoints"  # folder of a workdir, one folder a step
@@ -36,7 +36,7 @@ def open_mirror(workdir: str | Path) -> Mirror:
     return Mirror(local, "", {})
   url = str(workdir).rstrip("/")
   name = hashlib.sha256(url.encode()).hexdigest()[:16]
-  folder = cache_folder().parent / "workdirs" / name
+  folder = user_cache("workdirs") / name
   # As it is there: a file that only this machine has was never vouched for.
   shutil.rmtree(folder, ignore_errors=True)
   folder.mkdir(parents=True)

@@ -47,25 +47,38 @@ def write_scores(path: pathlib.Path, data, scored) -> None:
   )
 
 
-def results(config, metrics, counts, command, seconds, step) -> dict:
-  """The content of results.json of one run."""
+def results(
+  config, metrics, counts, command, seconds, step, startup=None
+) -> dict:
+  """The content of results.json of one run.
+
+  Args:
+    startup: {stage: seconds} up to the first train step, of a training run.
+  """
   return {
     "schema": RESULTS_SCHEMA,
     "commit": commit(),
     "device": device(),
-    "versions": {
-      "python": platform.python_version(),
-      "jax": jax.__version__,
-      "flax": flax.__version__,
-      "numpy": np.__version__,
-    },
+    "versions": versions(),
     "seconds": round(seconds, 1),
+    "startup_seconds": startup
+    and {name: round(s, 2) for name, s in startup.items()},
     "command": command,
     "metrics": {k: v | {"seeds": [config.seed]} for k, v in metrics.items()},
     "per_seed": {str(config.seed): {k: v["value"] for k, v in metrics.items()}},
     "counts": counts,
     "num_train_steps": step,
     "ties": "half",
+  }
+
+
+def versions() -> dict:
+  """Python and the libraries that decide the numbers."""
+  return {
+    "python": platform.python_version(),
+    "jax": jax.__version__,
+    "flax": flax.__version__,
+    "numpy": np.__version__,
   }
 
 

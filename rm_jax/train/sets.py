@@ -4,12 +4,18 @@ import itertools
 import pathlib
 from typing import NamedTuple
 
-from rm_jax.data.cache import cache_key, source_digests, tokenize_cached
+from rm_jax.data.cache import (
+  auto_folder,
+  cache_key,
+  source_digests,
+  tokenize_cached,
+)
 from rm_jax.data.loader import Dataset, join, tokenize_records
 from rm_jax.data.plan import Part
 from rm_jax.data.rejects import Reject, check_share, write_rejects
 from rm_jax.data.sources import read_records
 from rm_jax.data.split import is_held_out, is_used, prompt_key
+from rm_jax.places import local_path
 from rm_jax.train.checkpoint import write_json
 from rm_jax.train.tasks import Task
 from rm_jax.types import UserError
@@ -181,9 +187,10 @@ def _side(config, tokenizer, task: Task, side: str, parts: list) -> Dataset:
 def _tokenize(config, tokenizer, task, side, place, records, left) -> Dataset:
   """The token groups of one place, in memory or in a cache of config.data."""
   how = (tokenizer, task.reading, task.supervision)
-  if not config.data.cache:
-    return tokenize_records(records, *how)
   d = config.data
+  # A bucket or the Hub would be copied for its digest alone.
+  if not d.cache or (d.cache == "auto" and local_path(place) is None):
+    return tokenize_records(records, *how)
   key = cache_key(
     tokenizer,
     tokenizer.chat_template,
@@ -199,6 +206,10 @@ def _tokenize(config, tokenizer, task, side, place, records, left) -> Dataset:
     "share": d.train_share if side == "train" else 1.0,
     "first": left,
   }
+  if d.cache == "auto":
+    # Rejects name their file: a copy of it elsewhere is tokenised anew.
+    here = {"place": str(local_path(place).resolve())}
+    return tokenize_cached(auto_folder(key | here), key, records, *how)
   name = f"{task.name or 'main'}-{side}"
   if len(task.sources) > 1 and place != task.eval_source:
     name += f"-{[own for own, _ in task.sources].index(place)}"
