@@ -111,7 +111,9 @@ def _backward(how, saved, cotangent):
   keys, values = k.astype(how.dtype), v.astype(how.dtype)
   product = functools.partial(dot, dtype=how.dtype)
   # The softmax's own sum of weight times gradient: that of output times it.
-  shared = (cotangent * mixed).sum(axis=-1, keepdims=True)
+  # Two axes: see RMSNorm.
+  shared = (cotangent * mixed).reshape(-1, q.shape[-1]).sum(axis=-1)
+  shared = shared.reshape(*q.shape[:-1], 1)
 
   def one(index, carry):
     dq, dk, dv = carry
