@@ -107,7 +107,8 @@ class Run(NamedTuple):
   parts: dict  # {"forward", "optimizer"}: () -> anything
   scores: Any  # () -> [scores of each group]
   loss: Any  # () -> mean loss, nothing changes
-  gradients: Any  # () -> gradient of the loss, before any step
+  gradients: Any  # () -> gradient of the loss
+  compiled: Any  # () -> (the compiled gradient, what it is called with)
   work: Work
 
 
@@ -214,6 +215,10 @@ def start(
     scores=scores,
     loss=loss,
     gradients=lambda: gradient(held["state"].params, batch),
+    compiled=lambda: (
+      gradient.lower(held["state"].params, batch).compile(),
+      (held["state"].params, batch),
+    ),
     work=work,
   )
 
