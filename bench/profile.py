@@ -23,7 +23,7 @@ from jax.profiler import ProfileData
 
 from bench import groups as data
 from bench import layouts, machine, ours
-from bench.step import PAIRS, ROW_LEN, ROWS, write
+from bench.step import LONGEST, PAIRS, ROW_LEN, ROWS, write
 
 NAMES = re.compile(
   r'^\s*(?:ROOT )?%?([\w.\-]+) = .*?op_name="([^"]*)"', re.MULTILINE
@@ -90,7 +90,7 @@ def measure(asked) -> dict:
   """The profile of one gradient, the optimizer, and the limit."""
   words = [w for w in sys.argv[1:] if not w.startswith("--out")]
   command = shlex.join(["python", "-m", "bench.profile", *words])
-  source, found = data.pairs(ROW_LEN)
+  source, found = data.pairs(LONGEST)
   groups = data.typical_step(found, asked.groups or PAIRS, seed=0)
   spec, params = ours.load_model()
   held = ours.hold(params)

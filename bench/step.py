@@ -33,8 +33,9 @@ from rm_jax.models.convert import to_hf
 from rm_jax.types import UserError
 
 PAIRS = 16
-ROW_LEN = 512  # of pairs: configs/pairwise_hh.py
-ROWS = 2  # of a micro-batch
+LONGEST = 512  # tokens of a completion with its prompt: configs/pairwise_hh.py
+ROW_LEN = 2_048
+ROWS = 1  # of a micro-batch
 CHECKED = 2  # pairs whose gradients are compared
 SCORE_TOLERANCE = 1e-3  # both sides float32, of scores about 1
 GRADIENT_TOLERANCE = 2e-3  # of a tensor's norm: float32 sums in two orders
@@ -150,7 +151,7 @@ def check_equal(torch: Torch, spec, held, groups, row_len: int) -> dict:
 
 def pairs(asked) -> dict:
   """Both sides on the same pairs, in turn."""
-  source, found = data.pairs(ROW_LEN)
+  source, found = data.pairs(LONGEST)
   groups = data.typical_step(found, asked.groups or PAIRS, seed=0)
   spec, params = ours.load_model()
   held = ours.hold(params)
