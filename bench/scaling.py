@@ -67,7 +67,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--tokens", default="2048,4096,8192,16384,32768")
   parser.add_argument("--at", type=int, default=4_096, help="of row lengths")
-  parser.add_argument("--repeats", type=int, default=2)
+  parser.add_argument("--repeats", type=int, default=3)
   parser.add_argument("--remat", action="store_true")
   parser.add_argument("--out", default="")
   asked = parser.parse_args()

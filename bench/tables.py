@@ -17,6 +17,7 @@ from rm_jax.evals import canvas
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
 PAGE = ROOT / "docs" / "speed.md"
+PICTURE = ROOT / "docs" / "speed.png"  # of `scaling`
 BLOCK = re.compile(r"<!-- table (\w+) (\S+) -->\n(.*?)<!-- end -->", re.DOTALL)
 WALL, CPU = 0, 1  # of a pair of seconds
 PARTS = ("forward", "backward", "optimizer")
@@ -220,7 +221,8 @@ def scaling(result: dict) -> str:
       "processor ms / useful token",
     )
     out.append(grid(head, rows))
-  return "\n\n".join([*out, machine(result)])
+  picture = f"![Seconds of a step]({PICTURE.name})"
+  return "\n\n".join([*out, picture, machine(result)])
 
 
 def profile(result: dict) -> str:
@@ -389,8 +391,9 @@ def fill(text: str) -> str:
   """A page with every table printed anew."""
 
   def one(match):
-    result = json.loads((RESULTS / match[2]).read_text())
-    table = TABLES[match[1]](result)
+    path, table = RESULTS / match[2], "Not measured yet: `make speed`."
+    if path.exists():
+      table = TABLES[match[1]](json.loads(path.read_text()))
     return f"<!-- table {match[1]} {match[2]} -->\n{table}\n<!-- end -->"
 
   return BLOCK.sub(one, text)
@@ -400,7 +403,7 @@ def main() -> None:
   PAGE.write_text(fill(PAGE.read_text()))
   path = RESULTS / "scaling.json"
   if path.exists():
-    draw(json.loads(path.read_text()), ROOT / "docs" / "speed.png")
+    draw(json.loads(path.read_text()), PICTURE)
 
 
 if __name__ == "__main__":
