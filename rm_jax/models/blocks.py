@@ -111,7 +111,10 @@ def _backward(how, saved, cotangent):
   keys, values = k.astype(how.dtype), v.astype(how.dtype)
   product = functools.partial(dot, dtype=how.dtype)
   # The softmax's own sum of weight times gradient: that of output times it.
-  shared = (cotangent * mixed).sum(axis=-1, keepdims=True)
+  # Not multiply and sum, which XLA:CPU takes nine times as long for.
+  shared = jnp.einsum(
+    "bnjqd,bnjqd->bnjq", cotangent, mixed, precision="highest"
+  )[..., None]
 
   def one(index, carry):
     dq, dk, dv = carry
