@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import numpy as np
 
@@ -9,7 +10,7 @@ from rm_jax.data.loader import Reading
 from rm_jax.export.folder import Source, write_reward_model
 from rm_jax.inference import RewardModel
 from rm_jax.models.sizes import SIZES
-from rm_jax.reward_model import HeadSpec, ModelSpec, init_params
+from rm_jax.reward_model import HeadSpec, ModelSpec, abstract_params
 from tests.data.fixtures import make_tokenizer
 
 READING = Reading(
@@ -47,12 +48,17 @@ def tiny(head="scalar", *, pooling=None, tokenizer=None, tied=True, **reading):
     SIZES["tiny"], vocab_size=len(tokenizer), tied=tied
   )
   spec = ModelSpec(decoder, head, "float32", False, (decoder.layers,))
-  params = init_params(spec, jax.random.key(0))
   rng = np.random.default_rng(1)
-  # Biases and gains too: what is zero or one hides that it was dropped.
-  params = jax.tree.map(
-    lambda x: np.asarray(x) + rng.normal(0, 0.1, x.shape).astype(np.float32),
-    params,
+
+  def draw(path, shape):
+    name = jax.tree_util.keystr(path)
+    size = 0.2 if "kernel" in name or "embedding" in name else 0.1
+    # Biases and gains too: what is zero or one hides that it was dropped.
+    mean = 1.0 if "scale" in name or "gain" in name else 0.0
+    return rng.normal(mean, size, shape.shape).astype(np.float32)
+
+  params = jax.tree_util.tree_map_with_path(
+    draw, nn.unbox(abstract_params(spec))
   )
   reading = READING._replace(pooling=head.pooling, **reading)
   return RewardModel(spec, params, tokenizer, reading)

@@ -173,7 +173,7 @@ def changed_keys(config) -> dict:
 
 def _trained(runs) -> list[str]:
   parts = []
-  for run in runs:
+  for number, run in enumerate(runs, 1):
     stored = _results_of(run)
     rows = ["| key | value |", "|---|---|"]
     for key, value in sorted(changed_keys(run.config).items()):
@@ -182,7 +182,7 @@ def _trained(runs) -> list[str]:
       rows.append(f"| `{key}` | `{value}` |")
     title = "## Training"
     if len(runs) > 1:
-      title += f" of run {runs.index(run) + 1}"
+      title += f" of run {number}"
     counts, commit = "", "unknown (the run has no results.json)"
     if stored:
       c = stored["counts"]
@@ -209,7 +209,10 @@ def _results_of(run) -> dict | None:
 
 
 def _measured(runs, results) -> list[str]:
-  tables = [_of_run(run, runs) for run in runs]
+  tables = []
+  for number, run in enumerate(runs, 1):
+    title = "Evaluation" + (f" of run {number}" if len(runs) > 1 else "")
+    tables.append(_of_run(run, title))
   tables += [_of_file(path) for path in results]
   parts = []
   for one in tables:
@@ -239,11 +242,8 @@ def metric_table(metrics: dict) -> str:
   return "\n".join(rows)
 
 
-def _of_run(run, runs) -> Measured:
+def _of_run(run, title) -> Measured:
   """What the run measured of this very checkpoint."""
-  title = "Evaluation"
-  if len(runs) > 1:
-    title += f" of run {runs.index(run) + 1}"
   held_out = place(run.config.data.eval_source) or (
     f"the {run.config.data.eval_share:.0%} of prompts that were held out"
   )

@@ -267,7 +267,9 @@ def _attributes(source, task) -> tuple:
   """Names of the outputs of an attribute head; () of others."""
   if source.runs:
     config = source.runs[0].config
-    return tuple((config.tasks[task] if task else config).model.attributes)
+    if task in config.tasks:  # an unknown one is refused with its head
+      config = config.tasks[task]
+    return tuple(config.model.attributes)
   if is_exported(source.base):
     return tuple(read_json(pathlib.Path(source.base) / BESIDE)["attributes"])
   return ()
