@@ -27,6 +27,7 @@ from rm_jax.data.tokenizers import (
   load_tokenizer,
 )
 from rm_jax.exported import is_exported, read_exported
+from rm_jax.models.lora import merge_lora
 from rm_jax.models.transformer import DecoderConfig
 from rm_jax.normaliser import (
   Normaliser,
@@ -496,7 +497,9 @@ def _load_run(cls, workdir, which, step, dtype):
       )
     frozen = split_trainable(whole, trainable)[1]
     check_base(workdir, digest(frozen))
-    params = merge(params, frozen)
+    # One model, not two: scoring pays for no adapters.
+    params = merge_lora(spec.lora, merge(params, frozen))
+    spec = dataclasses.replace(spec, lora=None)
   return cls(
     spec,
     jax.device_put(params),

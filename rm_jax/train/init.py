@@ -12,9 +12,15 @@ from absl import logging
 
 from rm_jax.heads import HEAD_INITS, PUBLISHED
 from rm_jax.models.convert import load_pretrained
+from rm_jax.models.lora import LoraSpec, init_lora
 from rm_jax.models.published_heads import read_held
 from rm_jax.models.sizes import SIZES
-from rm_jax.reward_model import ModelSpec, init_head, init_params
+from rm_jax.reward_model import (
+  ModelSpec,
+  abstract_params,
+  init_head,
+  init_params,
+)
 from rm_jax.train.optim import cut_layers, frozen_segments, segments_for
 from rm_jax.train.tasks import learned, read_tasks
 from rm_jax.types import UserError
@@ -55,7 +61,7 @@ def init_from(config, tokenizer) -> tuple[ModelSpec, dict]:
   kept = None
   if config.init.head == "keep":
     kept = _keep_head(spec, None if weights is None else found.head, source)
-  whole = dataclasses.replace(spec, segments=(decoder.layers,))
+  whole = dataclasses.replace(spec, segments=(decoder.layers,), lora=None)
   if weights is None:
     params = init_params(whole, jax.random.fold_in(key, 0))
     weights = params["backbone"]
@@ -64,6 +70,10 @@ def init_from(config, tokenizer) -> tuple[ModelSpec, dict]:
     "backbone": cut_layers(weights, spec.segments),
     "head": head if kept is None else {**head, **kept},
   }
+  if spec.lora is not None:
+    boxed = abstract_params(spec)["backbone"]
+    own = jax.random.fold_in(key, 2)
+    params["lora"] = nn.unbox(init_lora(spec.lora, boxed, own))
   return spec, params
 
 
@@ -164,7 +174,16 @@ def make_spec(config, decoder, tokenizer) -> ModelSpec:
       if t.head is not None
     ),
     learned=learned(tasks),
+    lora=_lora(config),
   )
+
+
+def _lora(config) -> LoraSpec | None:
+  """The adapters of a run whose config.train.trainable is "lora"."""
+  if config.train.trainable != "lora":
+    return None
+  c = config.lora
+  return LoraSpec(c.rank, float(c.alpha), tuple(c.targets))
 
 
 def digest(params: dict) -> str:

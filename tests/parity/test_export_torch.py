@@ -4,6 +4,7 @@ Needs torch: make parity. RM_DATA adds the real texts.
 """
 
 import functools
+import itertools
 import json
 
 import jax
@@ -237,12 +238,13 @@ def real_texts(rm_data, tokenizer, count):
   found = []
   for side in ("helpful-base", "harmless-base"):
     records = read_records(rm_data / "hh_rlhf" / side / "test.jsonl.gz")
-    for record in records:
-      text = str(record.prompt) + str(record.completions[0])
-      if 20 < len(tokenizer(text)["input_ids"]) < 160:
-        found.append((record.prompt, record.completions[0]))
-      if len(found) % (count // 2) == 0 and found:
-        break
+    texts = ((r.prompt, r.completions[0]) for r in records)
+    short = (
+      (prompt, one)
+      for prompt, one in texts
+      if 20 < len(tokenizer(str(prompt) + str(one))["input_ids"]) < 160
+    )
+    found += itertools.islice(short, count // 2)
   return found
 
 
