@@ -22,8 +22,10 @@ from rm_jax.exported import (
   is_exported,
   write_beside,
 )
+from rm_jax.gguf_file import open_gguf
 from rm_jax.inference import RewardModel, find_run
-from rm_jax.models.convert import load_pretrained, read_config, to_hf
+from rm_jax.models.convert import load_pretrained, to_hf
+from rm_jax.models.families import read_config
 from rm_jax.models.write import (
   DTYPES,
   find_family,
@@ -31,7 +33,7 @@ from rm_jax.models.write import (
   model_config,
   write_tensors,
 )
-from rm_jax.places import EMBEDDED, locate, open_gguf, read_json, scheme
+from rm_jax.places import EMBEDDED, locate, read_json, scheme
 from rm_jax.train.checkpoint import is_disk_full
 from rm_jax.train.init import RANDOM
 from rm_jax.train.optim import join_layers
@@ -167,8 +169,8 @@ def base_config(source: str, decoder, *, max_positions: int) -> dict:
     if path is not None and path.is_dir():
       return read_json(path / "config.json")
     if path is not None:
-      context = open_gguf(path).fields["llama.context_length"].contents()
-      max_positions = int(context)
+      fields = open_gguf(path).fields
+      max_positions = fields.get("llama.context_length", max_positions)
   return llama_config(decoder, max_positions=max_positions)
 
 

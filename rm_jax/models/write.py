@@ -151,9 +151,14 @@ def write_tensors(
 
 
 def llama_config(decoder: DecoderConfig, *, max_positions: int) -> dict:
-  """config.json of a decoder that was not read from one (GGUF, random)."""
+  """config.json of a decoder that was not read from one (GGUF, random).
+
+  Raises:
+    UserError: a decoder of another family, whose config.json says more.
+  """
+  family = "mistral" if decoder.family == "mistral" else "llama"
   raw = {
-    "model_type": "mistral" if decoder.window else "llama",
+    "model_type": family,
     "vocab_size": decoder.vocab_size,
     "hidden_size": decoder.width,
     "intermediate_size": decoder.mlp_width,
@@ -174,8 +179,15 @@ def llama_config(decoder: DecoderConfig, *, max_positions: int) -> dict:
     "attention_bias": False,
     "mlp_bias": False,
   }
-  if decoder.window:
-    raw["sliding_window"] = decoder.window
+  if family == "mistral":
+    raw["sliding_window"] = decoder.window or None
+  if read_config(raw, where="config.json") != decoder:
+    raise UserError(
+      f"a decoder of family {decoder.family!r} with switches that a "
+      f"config.json of {family!r} has no word for: it is written from "
+      "that of its base model only. Put the base model back that the run began "
+      "with (config.init.from)."
+    )
   return raw
 
 

@@ -1,6 +1,7 @@
 """The parameters a run starts from."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -73,7 +74,8 @@ def init_from(config, tokenizer) -> tuple[ModelSpec, dict]:
   if spec.lora is not None:
     boxed = abstract_params(spec)["backbone"]
     own = jax.random.fold_in(key, 2)
-    params["lora"] = nn.unbox(init_lora(spec.lora, boxed, own))
+    draw = functools.partial(init_lora, spec.lora, boxed)
+    params["lora"] = nn.unbox(jax.jit(draw)(own))
   return spec, params
 
 

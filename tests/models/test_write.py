@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from rm_jax.models.convert import read_config
+from rm_jax.models.families import read_config
 from rm_jax.models.sizes import SIZES
 from rm_jax.models.write import (
   find_family,
@@ -92,16 +92,24 @@ def test_shards_and_their_index(tmp_path):
 # ---------------------------------------------------------------- config.json
 
 
-@pytest.mark.parametrize("name", SIZES)
-@pytest.mark.parametrize("window", [0, 7])
-def test_a_written_config_describes_the_decoder(name, window):
-  decoder = dataclasses.replace(SIZES[name], window=window)
+@pytest.mark.parametrize("name", ["tiny", "smollm2_135m"])
+@pytest.mark.parametrize(
+  "family, window", [("llama", 0), ("mistral", 0), ("mistral", 7)]
+)
+def test_a_written_config_describes_the_decoder(name, family, window):
+  decoder = dataclasses.replace(SIZES[name], family=family, window=window)
   raw = llama_config(decoder, max_positions=99)
   assert read_config(raw, where="test") == decoder
   # The older spelling alone says the same.
   old = {k: v for k, v in raw.items() if k != "rope_parameters"}
   assert read_config(old, where="test") == decoder
   assert raw["max_position_embeddings"] == 99
+
+
+def test_another_family_needs_its_own_config():
+  # Its switches would be lost, and the scores be others.
+  with pytest.raises(UserError, match="family 'qwen3' .* of 'llama' has no wo"):
+    llama_config(SIZES["qwen3_0.6b"], max_positions=99)
 
 
 def config(base, decoder=None, architecture="sequence", labels=("LABEL_0",)):
