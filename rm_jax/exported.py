@@ -1,7 +1,7 @@
 """Exported folders read back: transformers' files and rm_jax.json beside them.
 
 rm_jax.json holds what config.json cannot say: how text is read, which head it
-was, a bias that the class has no place for, a normaliser, the fingerprint.
+was, a bias that the class has no place for, the fingerprint.
 """
 
 import dataclasses
@@ -17,9 +17,10 @@ from rm_jax.data.tokenizers import (
   fingerprint,
   load_tokenizer,
 )
+from rm_jax.heads import HeadSpec
 from rm_jax.models.convert import load_pretrained
 from rm_jax.places import read_json
-from rm_jax.reward_model import HeadSpec, ModelSpec
+from rm_jax.reward_model import ModelSpec
 from rm_jax.types import UserError
 
 BESIDE = "rm_jax.json"
@@ -34,7 +35,6 @@ class Beside(NamedTuple):
   head: dict  # of HeadSpec
   attributes: list  # names of the outputs of an attribute head
   bias: list | None  # of the head, where the class of transformers has none
-  normaliser: list | None  # [mean, std] of scores; never applied silently
   vocab_size: int  # rows of our table; the file may have one for padding more
   fingerprint: dict
 
@@ -46,7 +46,7 @@ class Loaded(NamedTuple):
   params: dict
   tokenizer: object
   reading: Reading
-  normaliser: tuple | None
+  normaliser: None = None  # it lies beside, in normaliser.json
 
 
 def is_exported(folder) -> bool:
@@ -84,10 +84,9 @@ def read_exported(folder: pathlib.Path, *, dtype: str) -> Loaded:
   backbone = dict(found.params)
   table = backbone["embed"]["embedding"]
   backbone["embed"] = {"embedding": table[: beside.vocab_size]}
-  bias = found.bias if beside.bias is None else beside.bias
   params = {
     "backbone": backbone,
-    "head": head_params(head, found.score, np.asarray(bias, np.float32), path),
+    "head": head_params(head, *_linear(found, beside, path), path),
   }
   spec = ModelSpec(
     decoder=decoder,
@@ -96,8 +95,23 @@ def read_exported(folder: pathlib.Path, *, dtype: str) -> Loaded:
     remat=False,
     segments=(decoder.layers,),
   )
-  normaliser = beside.normaliser and tuple(beside.normaliser)
-  return Loaded(spec, params, tokenizer, reading, normaliser)
+  return Loaded(spec, params, tokenizer, reading)
+
+
+def _linear(found, beside: Beside, where):
+  """(weight [labels, D], bias [labels] or None) of the head in the folder."""
+  if found.head is None:
+    raise UserError(
+      f"{where.parent}: expected the head that {where.name} describes, got "
+      "weights without one: export the run again."
+    )
+  own = {
+    name.rpartition(".")[2]: value for name, value in found.head.tensors.items()
+  }
+  bias = own.get("bias")
+  if beside.bias is not None:
+    bias = np.asarray(beside.bias, np.float32)
+  return own["weight"], bias
 
 
 def head_params(head: HeadSpec, weight, bias, where) -> dict:

@@ -8,9 +8,10 @@ import numpy as np
 
 from rm_jax.data.loader import Reading
 from rm_jax.export.folder import Source, write_reward_model
+from rm_jax.heads import HeadSpec
 from rm_jax.inference import RewardModel
 from rm_jax.models.sizes import SIZES
-from rm_jax.reward_model import HeadSpec, ModelSpec, abstract_params
+from rm_jax.reward_model import ModelSpec, abstract_params
 from tests.data.fixtures import make_tokenizer
 
 READING = Reading(

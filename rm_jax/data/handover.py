@@ -216,7 +216,11 @@ def find_recipe(before, after, reading: Reading) -> str:
 def encoded_ids(record: Record, tokenizer, reading: Reading) -> list:
   """The ids of each completion as they are scored here."""
   encoded = encode(
-    record, tokenizer, read_at=reading.read_at, template=reading.template
+    record,
+    tokenizer,
+    read_at=reading.read_at,
+    template=reading.template,
+    append=reading.append,
   )
   return [ids.tolist() for ids in encoded.tokens]
 

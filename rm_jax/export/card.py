@@ -39,6 +39,7 @@ def write_card(
   handover: Handover,
   decoder,
   dtype: str,
+  normaliser: tuple | None,
   results: list,
 ) -> str:
   """README.md of the folder, Markdown.
@@ -48,13 +49,14 @@ def write_card(
       or several that were averaged.
     name: of the folder.
     handover: tokenizer and recipe as they are written.
+    normaliser: (mean, std, ...) of scores, where one was fitted.
     results: paths of results.json files of rm-jax eval.
   """
   parts = [
     _front(classifier),
     f"# {name}",
     _about(runs, classifier, decoder, dtype),
-    "## Use\n\n" + _use(classifier, handover),
+    "## Use\n\n" + _use(classifier, handover, normaliser),
     *_trained(runs),
     *_measured(runs, results),
     "## Intended use\n\n" + _intended(runs),
@@ -98,11 +100,19 @@ def _about(runs, classifier, decoder, dtype) -> str:
 # ---------------------------------------------------------------- use
 
 
-def _use(classifier, handover) -> str:
+def _use(classifier, handover, normaliser) -> str:
+  reward = ""
+  if normaliser is not None:
+    mean, std, *known = normaliser
+    on = f" on `{place(known[0])}`" if known and known[0] else ""
+    reward = (
+      f" Its scores{on} have mean {mean:.6g} and std {std:.6g}; nothing above "
+      "subtracts or divides by them, `RewardModel.reward` does both."
+    )
   return (
     f"```python\n{snippet(classifier, handover)}```\n\n"
     "`rm_jax.RewardModel.load(folder).score(prompt, completions)` gives the "
-    "same numbers and refuses another tokenizer or template."
+    "same numbers and refuses another tokenizer or template." + reward
   )
 
 

@@ -33,6 +33,7 @@ from rm_jax.models.write import (
   model_config,
   write_tensors,
 )
+from rm_jax.normaliser import Normaliser, store, weights_digest
 from rm_jax.places import EMBEDDED, locate, read_json, scheme
 from rm_jax.train.checkpoint import is_disk_full
 from rm_jax.train.init import RANDOM
@@ -245,6 +246,14 @@ def write_reward_model(
   _write_json(folder / "config.json", config)
   write_tokenizer(folder, handover.tokenizer)
   _write_beside(folder, model, classifier, handover, attributes)
+  if model.normaliser is not None:
+    back = RewardModel.load(folder)  # its weights, rounded or not
+    store(
+      folder,
+      weights_digest(back.spec, back.params),
+      back.fingerprint(),
+      Normaliser(*model.normaliser),
+    )
   card = write_card(
     runs,
     name=name,
@@ -252,6 +261,7 @@ def write_reward_model(
     handover=handover,
     decoder=spec.decoder,
     dtype=dtype,
+    normaliser=model.normaliser,
     results=results,
   )
   (folder / "README.md").write_text(card)
@@ -315,7 +325,6 @@ def _write_beside(folder, model, classifier, handover, attributes):
       head=dataclasses.asdict(classifier.head),
       attributes=list(attributes),
       bias=list(classifier.left_over) or None,
-      normaliser=model.normaliser and [float(x) for x in model.normaliser],
       vocab_size=model.spec.decoder.vocab_size,
       fingerprint=fingerprint(own, own.chat_template, policy(handover.reading)),
     ),

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rm_jax.heads import HeadSpec
 from rm_jax.models.transformer import unembedding
-from rm_jax.reward_model import HeadSpec, ModelSpec
+from rm_jax.reward_model import ModelSpec
 from rm_jax.types import UserError
 
 ARCHITECTURES = ("auto", "sequence", "token", "causal")
@@ -116,6 +117,8 @@ def _reading_of(head: HeadSpec, attributes: tuple) -> list[str]:
       f"from {low:g} to {high:g}: softmax of the logits, times the centers, "
       "summed."
     ]
+  if head.kind == "attributes" and not head.weights:
+    return ["Nothing says which sum of the labels would be the score."]
   if head.kind == "attributes":
     terms = " + ".join(
       f"{weight:g} {name}"

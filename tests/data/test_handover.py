@@ -156,6 +156,18 @@ def test_a_tokenizer_that_adds_a_second_eos_is_refused():
     hand_over(tokenizer, reading("plain"), vocab_size=len(tokenizer))
 
 
+def test_a_token_behind_the_conversation_is_refused():
+  # Some published models are read at a token of their own; a template of
+  # theirs prints none, and would be read elsewhere.
+  tokenizer = make_tokenizer()
+  with pytest.raises(UserError, match="gives others for completion 0 of"):
+    hand_over(
+      tokenizer,
+      reading(read_at="last_token")._replace(append=5),
+      vocab_size=len(tokenizer),
+    )
+
+
 # ---------------------------------------------------------------- padding
 
 
