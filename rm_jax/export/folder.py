@@ -1,6 +1,7 @@
 """A model -> a folder that transformers loads with equal scores."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 import shutil
@@ -73,27 +74,29 @@ def export(
     results: results.json files of rm-jax eval for the card.
   """
   _check(place, out, average, architecture, dtype)
+  how = dict(
+    architecture=architecture, dtype=dtype, max_shard_bytes=max_shard_bytes
+  )
   out = pathlib.Path(out)
+  if not average and _is_language_model(place):
+    write = functools.partial(_export_base, place, **how)
+  else:
+    source = _open(place, average)
+    write = functools.partial(
+      write_reward_model,
+      source,
+      name=out.name,
+      task=task,
+      attributes=_attributes(source, task),
+      results=results,
+      **how,
+    )
   out.parent.mkdir(parents=True, exist_ok=True)
   beside = out.with_name(out.name + ".tmp")
   shutil.rmtree(beside, ignore_errors=True)
   beside.mkdir()
-  more = dict(dtype=dtype, max_shard_bytes=max_shard_bytes)
   try:
-    if not average and _is_language_model(place):
-      told = _export_base(place, beside, architecture=architecture, **more)
-    else:
-      source = _open(place, average)
-      told = write_reward_model(
-        source,
-        beside,
-        name=out.name,
-        architecture=architecture,
-        task=task,
-        attributes=_attributes(source, task),
-        results=results,
-        **more,
-      )
+    told = write(beside)
     if out.exists():
       out.rmdir()  # empty, see _check
     beside.rename(out)
