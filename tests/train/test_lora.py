@@ -205,14 +205,14 @@ def test_other_targets_draw_the_same_numbers():
   key = jax.random.key(3)
   few, every = (
     nn.unbox(jax.jit(functools.partial(init_lora, spec, boxed))(key))
-    for spec in (LoraSpec(2, 6.0, ("q", "v")), LORA)
+    for spec in (LoraSpec(2, 6.0, ("v",)), LoraSpec(2, 6.0, ("q", "v")))
   )
   assert set(few["layers_0"]) == {"attn"}
-  assert set(few["layers_0"]["attn"]) == {"q", "v"}
-  assert set(every["layers_0"]["mlp"]) == {"gate", "up", "down"}
-  for name in "qv":
-    a, b = (t["layers_0"]["attn"][name]["a"] for t in (few, every))
-    assert np.array_equal(a, b)
+  assert set(few["layers_0"]["attn"]) == {"v"}
+  assert set(every["layers_0"]["attn"]) == {"q", "v"}
+  a, b = (t["layers_0"]["attn"]["v"]["a"] for t in (few, every))
+  assert np.array_equal(a, b)
+  assert set(params()["lora"]["layers_0"]["mlp"]) == {"gate", "up", "down"}
 
 
 # ---------------------------------------------------------------- what trains
@@ -250,7 +250,7 @@ def test_the_gradient_is_that_of_the_merged_weights():
   "way, parallel, accumulate",
   [
     ((2, 2, 2), "pjit", 2),
-    ((8, 1, 1), "pmap", 1),
+    pytest.param((8, 1, 1), "pmap", 1, marks=pytest.mark.slow),
   ],
 )
 def test_the_same_on_any_devices(way, parallel, accumulate):
