@@ -137,13 +137,21 @@ def base() -> ConfigDict:
   )
   c.train = ConfigDict(
     dict(
-      trainable="all",  # head, last:n
+      trainable="all",  # head, last:n, lora
       # Folder that keeps what the frozen layers give, made if missing, shared
       # by runs on the same data; "": computed at every step.
       cache_hidden="",
       accumulate=1,  # micro-batches per train step; divides data.blocks
       checkpoint_every=100,
       keep=2,
+    )
+  )
+  # Read with train.trainable="lora": adapters and head train, nothing else.
+  c.lora = ConfigDict(
+    dict(
+      rank=0,
+      alpha=16.0,  # the product of A and B counts alpha / rank
+      targets=("q", "v"),  # k, o, gate, up, down; ("all",): every linear map
     )
   )
   c.evals = ConfigDict(
@@ -207,6 +215,8 @@ POSITIVE = (
 
 NOT_NEGATIVE = (
   "evals.max_groups",
+  "lora.alpha",
+  "lora.rank",
   "optim.lr",
   "optim.warmup_steps",
   "optim.final_lr_ratio",
@@ -256,11 +266,18 @@ def validate(c: ConfigDict) -> None:
       "config.data.source is empty: give a file or folder of records, such as "
       "--config.data.source=pairs.jsonl"
     )
-  if c.train.cache_hidden and c.train.trainable == "all":
+  if c.train.cache_hidden and c.train.trainable in ("all", "lora"):
     raise UserError(
       f"config.train.cache_hidden={c.train.cache_hidden!r} keeps what frozen "
-      "layers give, but config.train.trainable='all' freezes none. Leave it "
-      "empty, or set trainable to head or last:n."
+      f"layers give, but config.train.trainable={c.train.trainable!r} freezes "
+      "none: every layer's output changes. Leave it empty, or set trainable to "
+      "head or last:n."
+    )
+  if (c.train.trainable == "lora") != (c.lora.rank > 0):
+    raise UserError(
+      f"config.train.trainable={c.train.trainable!r} and config.lora.rank="
+      f"{c.lora.rank}: adapters train with trainable='lora' and a rank of 1 or "
+      "more. Set both or neither."
     )
   if c.data.blocks % c.train.accumulate:
     raise UserError(

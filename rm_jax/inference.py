@@ -26,6 +26,7 @@ from rm_jax.data.tokenizers import (
   fingerprint,
   load_tokenizer,
 )
+from rm_jax.exported import is_exported, read_exported
 from rm_jax.normaliser import (
   Normaliser,
   find,
@@ -89,9 +90,9 @@ class RewardModel:
 
     Args:
       x: a workdir (its best checkpoint, else its last), its folder `best` or
-        `checkpoints`, one checkpoint `best/N` or `checkpoints/N`, or the folder
-        of a published reward model (docs/models.md lists the heads); each also
-        behind a URL (gs://...).
+        `checkpoints`, one checkpoint `best/N` or `checkpoints/N`, a folder
+        that `rm-jax export` wrote, or one of a published reward model
+        (docs/models.md lists the heads); each also behind a URL (gs://...).
       dtype: of the matrix products. float32 makes scores equal to 1e-5
         whatever the batch; bfloat16 is faster and equal to about 1e-2.
       head: how a language model without a reward head is read: one of
@@ -120,7 +121,9 @@ class RewardModel:
           "out."
         )
       return _load_run(cls, *found, dtype)._with_normaliser(found[0])
-    if reference:
+    if is_exported(x) and not (head or reference):
+      own = read_exported(pathlib.Path(x), dtype=dtype)
+    elif reference:
       own = read_implicit(x, reference, beta=beta, dtype=dtype)
     else:
       own = read_published(x, dtype=dtype, head=head)

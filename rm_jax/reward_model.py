@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from rm_jax.heads import HeadSpec
 from rm_jax.models.likelihood import token_log_likelihood
+from rm_jax.models.lora import LoraSpec, init_lora, with_adapters
 from rm_jax.models.sight import Forest
 from rm_jax.models.transformer import Decoder, DecoderConfig, unembedding
 from rm_jax.pooling import read_positions, segment_mean, segment_sum
@@ -29,6 +30,7 @@ class ModelSpec:
   tasks: tuple = ()  # of (name, HeadSpec): the heads of further tasks
   learned: tuple = ()  # of (task, name, initial): what a loss learns
   frozen: int = 0  # how many of the segments, the first ones, do not train
+  lora: LoraSpec | None = None  # adapters beside the backbone
 
   @property
   def decoder_module(self) -> Decoder:
@@ -78,10 +80,14 @@ def init_boxed(spec: ModelSpec, key: jax.Array) -> dict:
   tokens = jnp.zeros((1, 2), jnp.int32)
   forest = Forest(tokens + 1, tokens, tokens, tokens)
   decoder = spec.decoder_module
-  return {
+  params = {
     "backbone": decoder.init(backbone_key, tokens, forest)["params"],
     "head": init_head(spec, head_key),
   }
+  if spec.lora is not None:
+    key = jax.random.fold_in(key, 2)
+    params["lora"] = init_lora(spec.lora, params["backbone"], key)
+  return params
 
 
 def abstract_params(spec: ModelSpec) -> dict:
@@ -135,7 +141,8 @@ def forward(
 
   Args:
     params: {"backbone": ..., "head": ...} with the stacks of `spec.segments`;
-      the frozen ones are not read where the batch has their states.
+      the frozen ones are not read where the batch has their states. "lora"
+      where `spec.lora` is.
     language: also return what the next-token loss needs. The token of a slot
       is predicted by the hidden state at its *parent*, wherever that lies in
       the row; the first token of a row has none and weight 0.
@@ -150,7 +157,7 @@ def forward(
   if batch.hidden is not None:
     known = dict(stream=_lines(batch.hidden), begin=spec.frozen)
   states = spec.decoder_module.apply(
-    {"params": params["backbone"]},
+    with_adapters(spec.lora, params),
     _lines(batch.tokens),
     _forest(batch),
     **known,

@@ -83,6 +83,7 @@ MISSING = {
   "eval": "test",
   "score": "to_score",
   "report": "mine: expected the workdir",
+  "export": "mine: expected a run's workdir",
 }
 
 

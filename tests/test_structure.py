@@ -54,9 +54,11 @@ ARROWS = {
   "train": CORE,
   "evals": CORE | {"inference", "normaliser", "train"},
   "published": CORE,
+  "exported": CORE,
   "normaliser": CORE,
-  "inference": CORE | {"normaliser", "published", "train"},
-  "main": CORE | {"inference", "train", "evals"},
+  "inference": CORE | {"exported", "normaliser", "published", "train"},
+  "export": CORE | {"exported", "inference", "normaliser", "train"},
+  "main": CORE | {"inference", "train", "evals", "export"},
   "__main__": {"main"},
   "__init__": {"inference"},
 }

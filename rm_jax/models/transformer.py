@@ -128,7 +128,10 @@ class Norm(nn.Module):
 
 
 class Linear(nn.Module):
-  """x @ kernel (+ bias); operands in `dtype`, result float32."""
+  """x @ kernel (+ bias); operands in `dtype`, result float32.
+
+  Where `apply` gets a collection "lora", x @ a @ b is added (models/lora.py).
+  """
 
   features: int
   axes: tuple
@@ -144,6 +147,10 @@ class Linear(nn.Module):
     kernel = self.param("kernel", init, shape, jnp.float32)
     # Three axes on the left: XLA:CPU has no fast kernel for a 2-D gradient.
     out = dot("bti,io->bto", x, kernel, dtype=self.dtype)
+    if self.has_variable("lora", "a"):
+      a, b = (self.get_variable("lora", name) for name in "ab")
+      low = dot("bti,ir->btr", x, a, dtype=self.dtype)
+      out = out + dot("btr,ro->bto", low, b, dtype=self.dtype)
     if not self.bias:
       return out
     # What is added to the stream stays whole, as the stream does.
@@ -382,7 +389,7 @@ class Decoder(nn.Module):
     for index, length in list(enumerate(lengths))[begin:end]:
       stack = nn.scan(
         layer,
-        variable_axes={"params": 0, "intermediates": 0},
+        variable_axes={"params": 0, "intermediates": 0, "lora": 0},
         split_rngs={"params": True},
         in_axes=(0, nn.broadcast, nn.broadcast),
         length=length,

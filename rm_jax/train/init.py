@@ -1,6 +1,7 @@
 """The parameters a run starts from."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -19,6 +20,7 @@ from rm_jax.models.convert import (
   place_tree,
   read_tree,
 )
+from rm_jax.models.lora import LoraSpec, init_lora, merge_lora
 from rm_jax.models.published_heads import read_held
 from rm_jax.models.sharding import check_divides, shard_tree
 from rm_jax.models.sizes import SIZES
@@ -76,12 +78,18 @@ def init_from(config, tokenizer, mesh=None) -> tuple[ModelSpec, dict]:
   kept = _kept_head(config, spec, held, begun)
   head = nn.unbox(init_head(spec, jax.random.fold_in(key, 1)))
   if weights is None:
-    whole = dataclasses.replace(spec, segments=(decoder.layers,))
+    whole = dataclasses.replace(spec, segments=(decoder.layers,), lora=None)
     weights = init_params(whole, jax.random.fold_in(key, 0))["backbone"]
-  return spec, {
+  params = {
     "backbone": _backbone(weights, spec, mesh),
     "head": {**head, **kept},
   }
+  if spec.lora is not None:
+    boxed = abstract_params(spec)["backbone"]
+    own = jax.random.fold_in(key, 2)
+    draw = functools.partial(init_lora, spec.lora, boxed)
+    params["lora"] = nn.unbox(jax.jit(draw)(own))
+  return spec, params
 
 
 def _random_shape(source: str, tokenizer) -> DecoderConfig:
@@ -169,7 +177,9 @@ def read_run(
     )
   frozen = split_trainable(whole, trainable)[1]
   check_base(workdir, digest(frozen))
-  return spec, merge(params, frozen), step
+  # One model, not two: whoever reads a run pays for no adapters.
+  params = merge_lora(spec.lora, merge(params, frozen))
+  return dataclasses.replace(spec, lora=None), params, step
 
 
 def describe_heads(config, spec: ModelSpec, params: dict) -> str:
@@ -269,7 +279,16 @@ def make_spec(config, decoder, tokenizer) -> ModelSpec:
       if t.head is not None
     ),
     learned=learned(tasks),
+    lora=_lora(config),
   )
+
+
+def _lora(config) -> LoraSpec | None:
+  """The adapters of a run whose config.train.trainable is "lora"."""
+  if config.train.trainable != "lora":
+    return None
+  c = config.lora
+  return LoraSpec(c.rank, float(c.alpha), tuple(c.targets))
 
 
 def digest(params: dict) -> str:

@@ -14,23 +14,23 @@ def segments_for(trainable: str, layers: int) -> tuple[int, ...]:
   """Lengths of the decoder's layer stacks, frozen ones first.
 
   Raises:
-    UserError: `config.train.trainable` is not all, head or last:n.
+    UserError: `config.train.trainable` is not all, head, lora or last:n.
   """
-  if trainable in ("all", "head"):
+  if trainable in ("all", "head", "lora"):
     return (layers,)
   kind, _, count = trainable.partition(":")
   if kind == "last" and count.isdecimal() and 0 < int(count) <= layers:
     n = int(count)
     return (layers,) if n == layers else (layers - n, n)
   raise UserError(
-    f"config.train.trainable={trainable!r}: expected all, head, or last:n with "
-    f"1 <= n <= {layers} (the layers of this backbone)."
+    f"config.train.trainable={trainable!r}: expected all, head, lora, or "
+    f"last:n with 1 <= n <= {layers} (the layers of this backbone)."
   )
 
 
 def frozen_segments(trainable: str, segments: tuple[int, ...]) -> int:
   """How many of the layer stacks, the first ones, do not train."""
-  return {"all": 0, "head": 1}.get(trainable, len(segments) - 1)
+  return {"all": 0, "lora": 0, "head": 1}.get(trainable, len(segments) - 1)
 
 
 def cut_layers(backbone: dict, segments: tuple[int, ...]) -> dict:
@@ -60,12 +60,14 @@ def split_trainable(params: dict, trainable: str) -> tuple[dict, dict]:
   """(what trains, what stays) of {"backbone", "head"}; `merge` joins them.
 
   all: everything. head: the head. last:n: the last n layers (their own
-  stack), the final norm and the head.
+  stack), the final norm and the head. lora: the adapters and the head, which
+  is never a target and always trains.
   """
   if trainable == "all":
     return params, {}
-  if trainable == "head":
-    return {"head": params["head"]}, {"backbone": params["backbone"]}
+  if trainable in ("head", "lora"):
+    frozen = {"backbone": params["backbone"]}
+    return {k: v for k, v in params.items() if k != "backbone"}, frozen
   backbone = params["backbone"]
   last = max(k for k in backbone if k.startswith("layers_"))
   moving = {k: v for k, v in backbone.items() if k in (last, "final_norm")}
