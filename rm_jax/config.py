@@ -87,6 +87,7 @@ def base() -> ConfigDict:
     {
       "from": "smollm2",
       "tokenizer": "",  # "": same place
+      "layers": 0,  # only the first so many; 0: all
       "head": "new",  # keep: the head of the reward model that `from` is
     }
   )
@@ -197,6 +198,7 @@ POSITIVE = (
 
 
 NOT_NEGATIVE = (
+  "init.layers",
   "evals.max_groups",
   "optim.lr",
   "optim.warmup_steps",
@@ -246,6 +248,11 @@ def validate(c: ConfigDict) -> None:
     raise UserError(
       "config.data.source is empty: give a file or folder of records, such as "
       "--config.data.source=pairs.jsonl"
+    )
+  if c.init.layers and c.init.head == "keep":
+    raise UserError(
+      f"config.init.layers={c.init.layers} cuts off the layers whose states the "
+      "head of config.init.head='keep' reads. Leave layers 0, or set head='new'."
     )
   if c.train.cache_hidden and c.train.trainable == "all":
     raise UserError(

@@ -14,6 +14,7 @@ from rm_jax.heads import HEAD_INITS, PUBLISHED
 from rm_jax.models.convert import load_pretrained
 from rm_jax.models.published_heads import read_held
 from rm_jax.models.sizes import SIZES
+from rm_jax.models.transformer import DecoderConfig
 from rm_jax.reward_model import ModelSpec, init_head, init_params
 from rm_jax.train.optim import cut_layers, frozen_segments, segments_for
 from rm_jax.train.tasks import learned, read_tasks
@@ -51,6 +52,8 @@ def init_from(config, tokenizer) -> tuple[ModelSpec, dict]:
         ", ".join(found.head.tensors),
         config.model.head_init,
       )
+  if config.init.layers:
+    decoder, weights = first_layers(decoder, weights, config.init.layers)
   spec = make_spec(config, decoder, tokenizer)
   kept = None
   if config.init.head == "keep":
@@ -65,6 +68,25 @@ def init_from(config, tokenizer) -> tuple[ModelSpec, dict]:
     "head": head if kept is None else {**head, **kept},
   }
   return spec, params
+
+
+def first_layers(
+  decoder: DecoderConfig, weights: dict | None, count: int
+) -> tuple[DecoderConfig, dict | None]:
+  """The decoder and its weights without the layers after the first `count`.
+
+  What is cut off is not loaded again: the final norm and the head read the
+  states of layer `count`.
+  """
+  if not 0 < count <= decoder.layers:
+    raise UserError(
+      f"config.init.layers={count}: expected 1 to {decoder.layers}, the layers "
+      "of this backbone, or 0 for all of them."
+    )
+  if weights is not None:
+    stack = jax.tree.map(lambda x: x[:count], weights["layers_0"])
+    weights = weights | {"layers_0": stack}
+  return dataclasses.replace(decoder, layers=count), weights
 
 
 def describe_heads(config, spec: ModelSpec, params: dict) -> str:
