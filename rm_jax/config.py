@@ -251,8 +251,9 @@ def validate(c: ConfigDict) -> None:
     )
   if c.init.layers and c.init.head == "keep":
     raise UserError(
-      f"config.init.layers={c.init.layers} cuts off the layers whose states the "
-      "head of config.init.head='keep' reads. Leave layers 0, or set head='new'."
+      f"config.init.layers={c.init.layers} cuts off the layers whose states "
+      "the head of config.init.head='keep' reads. Leave layers 0, or set head "
+      "to 'new'."
     )
   if c.train.cache_hidden and c.train.trainable == "all":
     raise UserError(

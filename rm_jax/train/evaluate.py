@@ -219,9 +219,9 @@ def measure(
   and the length-only baseline: the longer completion (the shorter, where
   training data prefer those) is called better. Labels: `label_credits`,
   calibration, and the share of the larger class as baseline; of numbers the
-  error of always saying their mean. Gold rewards, where all are known: how often
-  they agree with the comparisons (what noisy labels leave to be reached), and
-  the accuracy over every pair of completions whose gold differs.
+  error of always saying their mean. Gold rewards, where all are known: how
+  often they agree with the comparisons (what noisy labels leave to be reached),
+  and the accuracy over every pair of completions whose gold differs.
 
   Args:
     prompts: one hashable per group; equal prompts are resampled together.

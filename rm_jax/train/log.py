@@ -75,6 +75,19 @@ class Log:
       self.sync()
 
 
+def stopwatch():
+  """(lap, stages): lap(name) adds the seconds since the last one to a stage."""
+  stages, last = {}, time.perf_counter()
+
+  def lap(name: str) -> None:
+    nonlocal last
+    now = time.perf_counter()
+    stages[name] = stages.get(name, 0.0) + now - last
+    last = now
+
+  return lap, stages
+
+
 def _cut(path: pathlib.Path, step: int) -> None:
   """Drops rows after `step` and a half-written last line."""
   if not path.exists():

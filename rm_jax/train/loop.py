@@ -5,7 +5,6 @@ import json
 import math
 import pathlib
 import signal
-import time
 
 import jax
 import numpy as np
@@ -36,7 +35,7 @@ from rm_jax.train.init import (
   digest,
   init_from,
 )
-from rm_jax.train.log import Log
+from rm_jax.train.log import Log, stopwatch
 from rm_jax.train.optim import (
   make_optimizer,
   make_schedule,
@@ -79,7 +78,7 @@ def train(config, workdir: pathlib.Path, *, command: str, saved=nothing) -> int:
 
 
 def _train(config, workdir, command, saved):
-  started = time.perf_counter()
+  lap, stages = stopwatch()
   validate(config)
   workdir.mkdir(parents=True, exist_ok=True)
   mesh = make_mesh(**config.mesh)
@@ -95,9 +94,11 @@ def _train(config, workdir, command, saved):
   spec, params = init_from(config, tokenizer)
   check_vocab_size(tokenizer, spec.decoder.vocab_size)
   heads = describe_heads(config, spec, params["head"])
+  lap("model")
 
   # ---------------------------------------------------------------- data
   sets = load_sets(config, tokenizer, tasks, workdir)
+  lap("data")
 
   # ---------------------------------------------------------------- plan
   plan = make_plan(
@@ -122,6 +123,7 @@ def _train(config, workdir, command, saved):
     layout=config.data.layout,
     align=config.data.align,
   )
+  lap("plan")
 
   # ---------------------------------------------------------------- steps
   steps = make_steps(
@@ -155,6 +157,7 @@ def _train(config, workdir, command, saved):
   if config.train.cache_hidden:
     sets = with_states(config, spec, frozen, base, sets, tokenizer, mesh)
     frozen = without_frozen_layers(frozen, spec.frozen)
+    lap("hidden states")
   state = steps.put_state(state)
   frozen = steps.put_frozen(frozen)
   del params, trained
@@ -169,6 +172,8 @@ def _train(config, workdir, command, saved):
   write_trained_on(workdir, sets)
 
   def evaluate(state):
+    lap("train")
+
     def run(batch):
       out = steps.evaluate(state.params, frozen, steps.put_batch(batch))
       return jax.device_get(out)
@@ -181,6 +186,7 @@ def _train(config, workdir, command, saved):
       longer_is_better=sets.longer_is_better,
       seed=config.seed,
     )
+    lap("evaluate")
     return metrics, scored
 
   # ---------------------------------------------------------------- loop
@@ -237,11 +243,13 @@ def _train(config, workdir, command, saved):
       metrics, scored = evaluate(state)
 
   write_scores(workdir / "scores.npz", sets.test, scored)
-  seconds = time.perf_counter() - started
+  lap("train")
+  seconds = sum(stages.values())
   step = int(state.step.ravel()[0])
   write_json(
     workdir / "results.json",
-    results(config, metrics, sets.counts, command, seconds, step),
+    results(config, metrics, sets.counts, command, seconds, step)
+    | {"stages": {name: round(s, 1) for name, s in stages.items()}},
   )
   return 0
 
