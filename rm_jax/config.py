@@ -88,6 +88,7 @@ def base() -> ConfigDict:
     {
       "from": "smollm2",
       "tokenizer": "",  # "": same place
+      "layers": 0,  # only the first so many; 0: all
       "head": "new",  # keep: the head of the reward model that `from` is
     }
   )
@@ -214,6 +215,7 @@ POSITIVE = (
 
 
 NOT_NEGATIVE = (
+  "init.layers",
   "evals.max_groups",
   "lora.alpha",
   "lora.rank",
@@ -265,6 +267,12 @@ def validate(c: ConfigDict) -> None:
     raise UserError(
       "config.data.source is empty: give a file or folder of records, such as "
       "--config.data.source=pairs.jsonl"
+    )
+  if c.init.layers and c.init.head == "keep":
+    raise UserError(
+      f"config.init.layers={c.init.layers} cuts off the layers whose states "
+      "the head of config.init.head='keep' reads. Leave layers 0, or set head "
+      "to 'new'."
     )
   if c.train.cache_hidden and c.train.trainable in ("all", "lora"):
     raise UserError(

@@ -94,6 +94,9 @@ def test_a_config_takes_two_train_steps(run, tmp_path, request, monkeypatch):
   c.init.tokenizer, c.init["from"] = str(tokenizer), "random:tiny"
   if c.train.trainable.startswith("last:"):
     c.train.trainable = "last:1"
+  c.init.layers = 0
+  if c.train.cache_hidden:
+    c.train.cache_hidden = str(tmp_path / "hidden")
   c.num_train_steps, c.optim.warmup_steps = 2, 1
   c.data.row_len = 2_048  # a tokenizer of few words cuts text into letters
   c.data.blocks, c.evals.rows = c.train.accumulate, 1

@@ -113,20 +113,21 @@ def tempered(scores: Scores) -> Temperature | None:
   )
 
 
-def by_strength(scores: Scores) -> list[tuple]:
+def by_strength(*runs: Scores) -> list[tuple]:
   """(name, accuracy, low, high, n) per strength the annotators gave.
 
-  Empty where they gave none. Intervals: 95 %, bootstrap over prompts.
+  Empty where they gave none. Intervals: 95 %, bootstrap over prompts. Several
+  runs, of one evaluation set: the mean of their credit for each comparison.
   """
-  known = np.isfinite(scores.strength)
-  return _by_value(scores, scores.strength, known, STRENGTHS)
+  strength = runs[0].strength
+  return _by_value(runs, strength, np.isfinite(strength), STRENGTHS)
 
 
 def by_gold_difference(scores: Scores) -> list[tuple]:
   """(name, accuracy, low, high, n) per distance of the two in gold reward."""
   distance = np.abs(scores.gold[scores.chosen] - scores.gold[scores.rejected])
   known = np.isfinite(distance)
-  return _by_value(scores, distance, known, {})
+  return _by_value((scores,), distance, known, {})
 
 
 def rank_agreement(scores: Scores) -> tuple[float, float, float, int]:
@@ -152,13 +153,16 @@ def rank_agreement(scores: Scores) -> tuple[float, float, float, int]:
   return float(taus.mean()), low, high, len(taus)
 
 
-def best_of(scores: Scores, *, longer_is_better: bool) -> BestOf | None:
+def best_of(
+  scores: Scores, *others: Scores, longer_is_better: bool
+) -> BestOf | None:
   """The best of n by score, by gold, by length and at random.
 
       (E[gold of the best of n] - mean gold) / (most gold - mean gold)
 
   per group, then the mean over groups; E exact over subsets (`best_of_n`). Of
-  the groups of the commonest size; None where that is below three.
+  the groups of the commonest size; None where that is below three. The model is
+  the mean of `scores` and `others`: runs of one evaluation set.
   """
   kept = [
     (n, mine)
@@ -183,17 +187,19 @@ def best_of(scores: Scores, *, longer_is_better: bool) -> BestOf | None:
   room = gold.max(axis=1) - mean
   length = scores.length[index].astype(float)
   proxies = {
-    "model": scores.scores[index],
     "most": gold,
     "by_length": length if longer_is_better else -length,
     "random": np.zeros(gold.shape),  # all equal: each as likely
   }
-  found = {
-    name: [
-      (best_of_n(proxy, gold, n) - mean) / room for n in range(1, size + 1)
-    ]
-    for name, proxy in proxies.items()
-  }
+
+  def way(proxy):
+    every = range(1, size + 1)
+    return [(best_of_n(proxy, gold, n) - mean) / room for n in every]
+
+  found = {name: way(proxy) for name, proxy in proxies.items()}
+  found["model"] = np.mean(
+    [way(run.scores[index]) for run in (scores, *others)], axis=0
+  )
   bands = [
     bootstrap_interval(values, groups=prompts, seed=SEED)
     for values in found["model"]
@@ -215,14 +221,40 @@ def _groups(scores: Scores):
     yield n, np.arange(starts[n], starts[n + 1])
 
 
-def _by_value(scores, values, known, names) -> list[tuple]:
+def credit_of(*runs: Scores) -> np.ndarray:
+  """Credit per comparison, the mean over runs of one evaluation set, [C]."""
+  chosen, rejected = runs[0].chosen, runs[0].rejected
+  return np.mean(
+    [accuracy(r.scores[chosen], r.scores[rejected], ties="half") for r in runs],
+    axis=0,
+  )
+
+
+def gold_credit_of(*runs: Scores) -> tuple[np.ndarray, np.ndarray]:
+  """(credit per pair of completions whose gold differs, its prompt).
+
+  The mean over runs of one evaluation set; empty where no gold is known.
+  """
+  first = runs[0]
+  higher, lower, prompts = [], [], []
+  for n, mine in _groups(first):
+    gold = first.gold[mine]
+    for i, j in np.argwhere(gold[:, None] > gold[None, :]):
+      higher.append(mine[i])
+      lower.append(mine[j])
+      prompts.append(first.prompt[n])
+  credit = [
+    accuracy(r.scores[higher], r.scores[lower], ties="half") for r in runs
+  ]
+  return np.mean(credit, axis=0), np.asarray(prompts)
+
+
+def _by_value(runs, values, known, names) -> list[tuple]:
   """The accuracy of the comparisons of each value, or of each quarter."""
   if not known.any():
     return []
-  credit = accuracy(
-    scores.scores[scores.chosen], scores.scores[scores.rejected], ties="half"
-  )
-  prompts = prompts_of_comparisons(scores)
+  credit = credit_of(*runs)
+  prompts = prompts_of_comparisons(runs[0])
   distinct = np.unique(values[known])
   parts = [(names.get(v, f"{v:g}"), values == v) for v in distinct]
   if len(distinct) > MOST_STRENGTHS:

@@ -1,37 +1,36 @@
-"""Several runs on one page: their numbers side by side, and what differs."""
+"""Several runs on one page: their arms side by side, one run in detail."""
 
 import html
 import pathlib
-from typing import NamedTuple
 
 import numpy as np
 
 from rm_jax.data.doctor.report import percent
-from rm_jax.evals import breakdown
+from rm_jax.evals.arm_sections import arm_pictures
+from rm_jax.evals.arms import (
+  Arm,
+  Difference,
+  another_set,
+  arms_of,
+  comparison_results,
+  paired_differences,
+)
 from rm_jax.evals.page import Section, datum, html_page, table
 from rm_jax.evals.plots import learning_curves
 from rm_jax.evals.runs import Run, curve_rows, main_metric, read_run
-from rm_jax.evals.score_plots import sigmoid
-from rm_jax.metrics import accuracy, bootstrap_interval
+from rm_jax.evals.sections import every_section
+from rm_jax.train.checkpoint import write_json
 from rm_jax.types import UserError
-
-SEED = 0  # of the bootstraps
-SAME = ("prompt", "group", "chosen", "rejected")  # of the evaluation sets
-
-
-class Difference(NamedTuple):
-  """The mean of a run's metric less that of the first run, paired."""
-
-  value: float
-  low: float
-  high: float
 
 
 def write_comparison(workdirs: list[str], folder: pathlib.Path) -> str:
-  """Writes report.html and learning_curves.png; the lead as text.
+  """Writes report.html, its pictures and results.json; the lead as text.
+
+  Runs that differ in their seed only are one arm. The page ends with the first
+  run in detail.
 
   Raises:
-    UserError: a run given twice or unfinished.
+    UserError: a run given twice or unfinished, a folder that is a run's own.
   """
   given = [pathlib.Path(workdir).resolve() for workdir in workdirs]
   for n, path in enumerate(given):
@@ -40,42 +39,56 @@ def write_comparison(workdirs: list[str], folder: pathlib.Path) -> str:
         f"{workdirs[n]}: expected different runs, got this one twice: leave "
         "one out of --run."
       )
+  if folder.resolve() in given:
+    raise UserError(
+      f"--out={folder} is the workdir of a run, whose results.json would be "
+      "lost: give another folder."
+    )
   runs = {
     name: read_run(pathlib.Path(workdir))
     for name, workdir in zip(names_of(given), workdirs, strict=True)
   }
   folder.mkdir(parents=True, exist_ok=True)
-  first, *others = runs
-  different = {name: another_set(runs[first], runs[name]) for name in others}
+  arms = arms_of(runs)
+  first, *others = arms
+  different = {
+    name: another_set(arms[first].first, arms[name].first) for name in others
+  }
   paired = {
-    name: paired_differences(runs[first], runs[name])
+    name: paired_differences(arms[first], arms[name])
     for name in others
     if not different[name]
   }
-  lead = in_words(runs, paired)
-  absent = [
+  lead = in_words(arms, paired)
+  detail = next(iter(runs))
+  sections, absent = every_section(runs[detail], folder)
+  absent += [
     f"Paired differences of {name} and {first}: {reason}."
     for name, reason in different.items()
     if reason
   ]
   page = html_page(
-    f"rm-jax report: {', '.join(runs)}",
+    f"rm-jax report: {', '.join(arms)}",
     lead=lead,
     boxes=[],
     sections=[
-      _numbers(runs, paired),
+      _numbers(arms, paired),
       _curves(runs, folder),
+      *arm_pictures(arms, folder),
+      _made(runs),
       Section(
-        "How they were made",
-        tuple(f"{n}: {run.results['command']}" for n, run in runs.items()),
+        f"One run in detail: {detail}",
+        ("What follows is of this run alone, the first one given.",),
       ),
+      *sections,
     ],
     absent=absent,
     folder=folder,
   )
   (folder / "report.html").write_text(page, "utf-8")
+  write_json(folder / "results.json", comparison_results(arms, paired))
   said = [lead, *(f"not on it: {line}" for line in absent)]
-  return "\n".join([*said, f"{folder / 'report.html'}, learning_curves.png"])
+  return "\n".join([*said, f"{folder / 'report.html'}, results.json"])
 
 
 def names_of(paths: list[pathlib.Path]) -> list[str]:
@@ -88,121 +101,140 @@ def names_of(paths: list[pathlib.Path]) -> list[str]:
   return [str(path) for path in paths]
 
 
-def another_set(a: Run, b: Run) -> str:
-  """Why comparisons of two runs cannot be paired; "" if they can."""
-  if not len(a.scores.chosen) or not len(b.scores.chosen):
-    return "an evaluation set has no comparisons"
-  names = [
-    name
-    for name in SAME
-    if not np.array_equal(getattr(a.scores, name), getattr(b.scores, name))
-  ]
-  # Other tokenizers count other lengths of the same text.
-  if not names and _tokenizer(a) == _tokenizer(b):
-    if not np.array_equal(a.scores.length, b.scores.length):
-      names = ["length"]
-  if names:
-    return f"their evaluation sets differ ({', '.join(names)})"
-  return ""
-
-
-def _tokenizer(run: Run) -> str:
-  return run.config.init.tokenizer or run.config.init["from"]
-
-
-def paired_differences(a: Run, b: Run) -> dict[str, Difference]:
-  """{metric: b less a} with 95 % intervals: bootstrap over prompts.
-
-  What both runs find hard cancels: each comparison is set against itself.
-  """
-  prompts = breakdown.prompts_of_comparisons(a.scores)
-  found = {}
-  for name, of in {"accuracy": _credit, "brier": _squared_error}.items():
-    values = of(b.scores) - of(a.scores)
-    low, high = bootstrap_interval(values, groups=prompts, seed=SEED)
-    found[name] = Difference(float(values.mean()), low, high)
-  return found
-
-
-def _credit(scores) -> np.ndarray:
-  s = scores.scores
-  return accuracy(s[scores.chosen], s[scores.rejected], ties="half")
-
-
-def _squared_error(scores) -> np.ndarray:
-  """Of each comparison, the same from both sides."""
-  return sigmoid(-breakdown.score_diff(scores)) ** 2
-
-
-def in_words(runs: dict[str, Run], paired: dict) -> str:
+def in_words(arms: dict[str, Arm], paired: dict) -> str:
   """What the comparison found: the first paragraph of the page."""
-  first = next(iter(runs))
+  first = next(iter(arms))
   said = []
   for name, differences in paired.items():
-    d = differences["accuracy"]
-    if np.isnan(d.low):
-      verdict = "without an interval: too few prompts."
-    else:
-      excludes = d.low > 0 or d.high < 0
-      verdict = (
-        f"95 % interval {100 * d.low:.1f} to {100 * d.high:.1f}, which "
-        f"{'excludes' if excludes else 'holds'} 0: "
-        f"{_order(d) if excludes else 'no difference was shown'}."
-      )
+    n = len(arms[first].first.scores.chosen)
     said.append(
-      f"{name} less {first}: {100 * d.value:+.1f} points of accuracy on the "
-      f"same {len(runs[first].scores.chosen):,} comparisons, {verdict}"
+      f"{name} less {first}: {_verdict(differences['accuracy'])} on the same "
+      f"{n:,} held-out comparisons."
     )
+    if "gold_accuracy" in differences:
+      said.append(f"Against gold: {_verdict(differences['gold_accuracy'])}.")
   if not said:
-    said.append("No two of these runs were compared on one evaluation set.")
-  accuracies = [
-    f"{name} {percent(run.results['metrics']['accuracy']['value'])}"
-    for name, run in runs.items()
-    if "accuracy" in run.results["metrics"]
-  ]
-  if accuracies:
-    said.append(f"Accuracies: {', '.join(accuracies)}.")
+    said.append("No two of these arms were compared on one evaluation set.")
+  known = {n: a for n, a in arms.items() if "accuracy" in a.results["metrics"]}
+  if known:
+    said += _accuracies(known)
   return " ".join(said)
 
 
-def _order(d: Difference) -> str:
-  return "it is better" if d.value > 0 else "it is worse"
-
-
-def _numbers(runs: dict[str, Run], paired: dict) -> Section:
-  """Every metric of every run; differences where they can be paired."""
-  first = next(iter(runs))
-  every = list(
-    dict.fromkeys(n for run in runs.values() for n in run.results["metrics"])
+def _verdict(d: Difference) -> str:
+  points = f"{100 * d.value:+.1f} points of accuracy"
+  if np.isnan(d.low):
+    return f"{points}, without an interval, too few prompts,"
+  if not d.excludes_zero:
+    verdict = "no difference was shown"
+  else:
+    verdict = "it is better" if d.value > 0 else "it is worse"
+  return (
+    f"{points}, 95 % interval {100 * d.low:.1f} to {100 * d.high:.1f}, which "
+    f"{'excludes' if d.excludes_zero else 'holds'} 0: {verdict}"
   )
-  head = ["metric", *runs, *(f"{name} less {first}" for name in paired)]
+
+
+def _accuracies(arms: dict[str, Arm]) -> list[str]:
+  """Each arm, whether it beats length, what the labels allow, gold."""
+  said = []
+  for name, arm in arms.items():
+    m, count = arm.results["metrics"]["accuracy"], len(arm.runs)
+    seeds = f", mean of {count} seeds" if count > 1 else ""
+    said.append(f"{name}: accuracy {_with_interval(m)}{seeds}.")
+  every = {name: arm.results["metrics"] for name, arm in arms.items()}
+  metrics = next(iter(every.values()))
+  length = _with_interval(metrics["length_only_accuracy"])
+  said.append(f"Length alone reaches {length}; chance is {percent(0.5)}.")
+  for name, m in every.items():
+    gain = m["accuracy_over_length"]
+    over = f"{name} less length alone is {100 * gain['value']:.1f} points"
+    if gain["low"] is None:
+      said.append(f"{over}, without an interval: that shows nothing.")
+      continue
+    over += f" ({100 * gain['low']:.1f} to {100 * gain['high']:.1f})"
+    beats = "it beats length" if gain["low"] > 0 else "not shown to beat it"
+    said.append(f"{over}: {beats}.")
+  if "gold_agreement" in metrics:
+    said.append(
+      "The labels are noisy: the chosen completion has the higher gold reward "
+      f"in {percent(metrics['gold_agreement']['value'])} of the comparisons, "
+      "about the most that a model can reach."
+    )
+  if "gold_accuracy" in metrics:
+    accuracies = ", ".join(
+      f"{name} {_with_interval(m['gold_accuracy'])}"
+      for name, m in every.items()
+    )
+    said.append(
+      f"On all {metrics['gold_accuracy']['n']:,} pairs of one prompt, in the "
+      f"order of gold itself: {accuracies}; length alone "
+      f"{percent(metrics['gold_length_only_accuracy']['value'])}."
+    )
+  return said
+
+
+def _with_interval(entry: dict) -> str:
+  if entry["low"] is None:
+    return percent(entry["value"])
+  return (
+    f"{percent(entry['value'])} ({percent(entry['low'])} to "
+    f"{percent(entry['high'])})"
+  )
+
+
+def _numbers(arms: dict[str, Arm], paired: dict) -> Section:
+  """Every metric of every arm; differences where they can be paired."""
+  first = next(iter(arms))
+  every = list(
+    dict.fromkeys(n for arm in arms.values() for n in arm.results["metrics"])
+  )
+  head = ["metric", *arms, *(f"{name} less {first}" for name in paired)]
   rows = []
   for metric in every:
     cells = [html.escape(metric.replace("_", " "))]
-    for run in runs.values():
-      entry = run.results["metrics"].get(metric, {"value": None})
-      cells.append(datum(entry["value"], metric))
+    for arm in arms.values():
+      entry = arm.results["metrics"].get(metric)
+      cells.append(_entry(entry, metric) if entry else "")
     for differences in paired.values():
-      cells.append(
-        _difference(differences[metric]) if metric in differences else ""
-      )
+      found = differences.get(metric)
+      cells.append(_entry(found._asdict(), "difference") if found else "")
     rows.append(cells)
-  text = ["Values as in each run's results.json."]
+  text = ["Means over the seeds of an arm, 95 % intervals over prompts."]
   if paired:
     text.append(
-      f"Differences to {first} are paired by comparison, with 95 % intervals "
-      "by bootstrap over prompts."
+      f"Differences to {first} are paired by comparison. Another choice of "
+      "seeds is not in the intervals: see each seed below."
     )
-  return Section("Numbers", tuple(text), body=table(head, rows))
-
-
-def _difference(d: Difference) -> str:
-  if np.isnan(d.low):
-    return datum(d.value, "difference")
-  return (
-    f"{datum(d.value, 'difference')} [{datum(d.low, 'low')}, "
-    f"{datum(d.high, 'high')}]"
+  seeds = [
+    [html.escape(name)]
+    + [
+      datum(
+        run.results["metrics"].get(metric, {}).get("value"), f"seed {metric}"
+      )
+      for metric in SHOWN
+    ]
+    for arm in arms.values()
+    for name, run in arm.runs.items()
+  ]
+  shown = [metric.replace("_", " ") for metric in SHOWN]
+  return Section(
+    "Numbers",
+    tuple(text),
+    body=table(head, rows) + table(["run", *shown], seeds),
   )
+
+
+# Of each run, seed by seed.
+SHOWN = ("accuracy", "gold_accuracy", "score_diff", "calibration_error")
+
+
+def _entry(entry: dict, name: str) -> str:
+  """A value and, where there is one, its interval."""
+  value, low = datum(entry["value"], name), entry["low"]
+  if low is None or np.isnan(low):
+    return value
+  return f"{value} [{datum(low, 'low')}, {datum(entry['high'], 'high')}]"
 
 
 def _curves(runs: dict[str, Run], folder: pathlib.Path) -> Section:
@@ -230,4 +262,28 @@ def _curves(runs: dict[str, Run], folder: pathlib.Path) -> Section:
         f"Train loss and {metric.replace('_', ' ')} of {', '.join(runs)}",
       ),
     ),
+  )
+
+
+def _made(runs: dict[str, Run]) -> Section:
+  """The command of each run, and the seconds of its stages."""
+  names = list(
+    dict.fromkeys(
+      n for run in runs.values() for n in run.results.get("stages", {})
+    )
+  )
+  rows = [
+    [html.escape(name)]
+    + [f"{run.results.get('stages', {}).get(stage, 0):,.1f}" for stage in names]
+    + [f"{run.results['seconds']:,.1f}"]
+    for name, run in runs.items()
+  ]
+  total = sum(run.results["seconds"] for run in runs.values())
+  return Section(
+    "How they were made",
+    (
+      *(f"{name}: {run.results['command']}" for name, run in runs.items()),
+      f"{total:,.0f} seconds in all, by stage:",
+    ),
+    body=table(["run", *names, "all"], rows),
   )

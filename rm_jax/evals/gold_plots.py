@@ -88,5 +88,37 @@ def best_of_n_curves(
   canvas.write(figure, path)
 
 
+def arms_best_of_n(
+  arms: dict[str, tuple],
+  known: dict[str, Float[ArrayLike, " K"]],
+  path: str | os.PathLike,
+  *,
+  groups: int,
+) -> None:
+  """Writes `best_of_n_curves` of several models beside each other.
+
+  Args:
+    arms: by name (values, low, high) at n = 1 ... K.
+    known: what needs no model: dashed.
+  """
+  figure, axes = canvas.new(5.2, 1)
+  for turn, (name, (values, low, high)) in enumerate(arms.items()):
+    colour = canvas.LINE_COLOURS[turn % len(canvas.LINE_COLOURS)]
+    n = np.arange(1, len(values) + 1)
+    axes.plot(n, values, color=colour, marker="o", label=name)
+    axes.fill_between(n, low, high, color=colour, alpha=0.15, linewidth=0)
+  looks = ((0, (6, 3)), (0, (2, 2)), (0, (1, 3)))
+  for (name, values), dashes in zip(known.items(), looks, strict=True):
+    n = np.arange(1, len(values) + 1)
+    axes.plot(n, values, color=canvas.GREY, linestyle=dashes, label=name)
+  axes.set_title(f"Gold reward of the best of n, {groups:,} groups; 95 % bands")
+  axes.set_xlabel("n completions to choose from")
+  axes.set_ylabel("0: mean of the group, 1: its best")
+  axes.set_xticks(n if len(n) <= 16 else n[:: len(n) // 8])
+  axes.grid(alpha=0.3)
+  axes.legend(loc="best", fontsize=9)
+  canvas.write(figure, path)
+
+
 def _less_mean(values: np.ndarray, member: np.ndarray) -> np.ndarray:
   return values - (np.bincount(member, values) / np.bincount(member))[member]

@@ -9,6 +9,7 @@ import pathlib
 
 import numpy as np
 
+from rm_jax.evals.breakdown import credit_of, gold_credit_of
 from rm_jax.evals.runs import read_labels, read_scores
 from rm_jax.metrics import accuracy, bootstrap_interval
 from rm_jax.train.checkpoint import write_json
@@ -83,24 +84,27 @@ def _credits(scores, runs):
   chosen, rejected = scores[0].chosen, scores[0].rejected
   if not len(chosen):
     return {}
-  credit = np.mean(
-    [
-      accuracy(s.scores[chosen], s.scores[rejected], ties="half")
-      for s in scores
-    ],
-    axis=0,
-  )
+  credit = credit_of(*scores)
   length = scores[0].length
   longer = accuracy(length[chosen], length[rejected], ties="half")
   stated = runs[0]["metrics"]["length_only_accuracy"]["value"]
   if abs(longer.mean() - stated) > 1e-9:  # the shorter one is the baseline
     longer = 1 - longer
-  prompt = _prompts(scores[0])[scores[0].group[chosen]]
-  return {
+  numbers = _prompts(scores[0])
+  prompt = numbers[scores[0].group[chosen]]
+  credits = {
     "accuracy": (credit, prompt),
     "length_only_accuracy": (longer, prompt),
     "accuracy_over_length": (credit - longer, prompt),
   }
+  if "gold_agreement" in runs[0]["metrics"]:
+    gold = scores[0].gold
+    agrees = accuracy(gold[chosen], gold[rejected], ties="half")
+    credits["gold_agreement"] = (agrees, prompt)
+    pairs, prompts = gold_credit_of(*scores)
+    number = dict(zip(scores[0].prompt, numbers, strict=True))
+    credits["gold_accuracy"] = (pairs, np.array([number[p] for p in prompts]))
+  return credits
 
 
 def _label_credits(scores, labels) -> dict:

@@ -219,7 +219,9 @@ def measure(
   and the length-only baseline: the longer completion (the shorter, where
   training data prefer those) is called better. Labels: `label_credits`,
   calibration, and the share of the larger class as baseline; of numbers the
-  error of always saying their mean.
+  error of always saying their mean. Gold rewards, where all are known: how
+  often they agree with the comparisons (what noisy labels leave to be reached),
+  and the accuracy over every pair of completions whose gold differs.
 
   Args:
     prompts: one hashable per group; equal prompts are resampled together.
@@ -236,6 +238,8 @@ def measure(
   out["score_std"] = value(np.std(every), n=len(every))
   if any(len(ordered(g)) for g in data.groups):
     out |= _compare(data, scored, prompts, longer_is_better, seed)
+  if len(data.groups) and all(len(g.gold) for g in data.groups):
+    out |= _agree(data, scored, prompts, longer_is_better, seed)
   if any(w.any() for g in data.groups for w in g.weights):
     out |= _label(data, scored, prompts, attributes, seed)
   return out
@@ -285,6 +289,38 @@ def _compare(data, scored, prompts, longer_is_better, seed):
       length_correlation(scores, lengths, group=everyone), n=len(scores)
     ),
   }
+
+
+def _agree(data, scored, prompts, longer_is_better, seed):
+  """Against the gold rewards of a world; see `measure`."""
+  out = {}
+  said = [
+    (g.gold[i], g.gold[j], n)
+    for n, g in enumerate(data.groups)
+    for i, j in ordered(g)
+  ]
+  if said:
+    chosen, rejected, group = np.asarray(said, np.float64).T
+    credit = accuracy(chosen, rejected, ties="half")
+    prompt = _numbered(prompts)[group.astype(int)]
+    out["gold_agreement"] = _interval(credit, prompt, seed)
+  pairs = [
+    (s[i], s[j], len(g.tokens[i]), len(g.tokens[j]), n)
+    for n, (g, s) in enumerate(
+      zip(data.groups, scored.completions, strict=True)
+    )
+    for i, j in np.argwhere(g.gold[:, None] > g.gold[None, :])
+  ]
+  if pairs:
+    higher, lower, first, second, group = np.asarray(pairs, np.float64).T
+    prompt = _numbered(prompts)[group.astype(int)]
+    by_length = accuracy(first, second, ties="half")
+    if not longer_is_better:
+      by_length = 1 - by_length
+    credit = accuracy(higher, lower, ties="half")
+    out["gold_accuracy"] = _interval(credit, prompt, seed)
+    out["gold_length_only_accuracy"] = _interval(by_length, prompt, seed)
+  return out
 
 
 def _label(data, scored, prompts, attributes, seed):

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import pathlib
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -74,6 +75,8 @@ def init_from(config, tokenizer, mesh=None) -> tuple[ModelSpec, dict]:
     opened = open_pretrained(source)
     decoder, held, weights, begun = opened.config, opened.head, opened, None
   check_vocab_size(tokenizer, decoder.vocab_size)  # before weights are read
+  if config.init.layers:
+    decoder, weights = first_layers(decoder, weights, config.init.layers)
   spec = make_spec(config, decoder, tokenizer)
   kept = _kept_head(config, spec, held, begun)
   head = nn.unbox(init_head(spec, jax.random.fold_in(key, 1)))
@@ -180,6 +183,31 @@ def read_run(
   # One model, not two: whoever reads a run pays for no adapters.
   params = merge_lora(spec.lora, merge(params, frozen))
   return dataclasses.replace(spec, lora=None), params, step
+
+
+def first_layers(
+  decoder: DecoderConfig, weights, count: int
+) -> tuple[DecoderConfig, Any]:
+  """The decoder and its weights without the layers after the first `count`.
+
+  What is cut off is not read: the final norm and the head read the states of
+  layer `count`.
+
+  Args:
+    weights: a tree, a place not yet read, or None: to be drawn.
+  """
+  if not 0 < count <= decoder.layers:
+    raise UserError(
+      f"config.init.layers={count}: expected 1 to {decoder.layers}, the layers "
+      "of this backbone, or 0 for all of them."
+    )
+  decoder = dataclasses.replace(decoder, layers=count)
+  if isinstance(weights, Opened):
+    weights = weights._replace(config=decoder)
+  elif weights is not None:
+    stack = jax.tree.map(lambda x: x[:count], weights["layers_0"])
+    weights = weights | {"layers_0": stack}
+  return decoder, weights
 
 
 def describe_heads(config, spec: ModelSpec, params: dict) -> str:

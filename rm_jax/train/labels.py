@@ -49,8 +49,9 @@ def labelled(data: Dataset, scored, *, task: int = 0) -> Labelled:
   scores, labels, group, completion, output = (
     np.asarray(rows, np.float64).reshape(-1, 5).T
   )
+  indices = [x.astype(int) for x in (group, completion, output)]
   if not len(labels):
-    return Labelled(scores, labels, group, completion, output, False)
+    return Labelled(scores, labels, *indices, False)
   # The loss knows what its labels are; without one their range says it.
   three = labels.min() < 0 and labels.max() <= 1
   numbers = labels.max() > 1
@@ -61,7 +62,6 @@ def labelled(data: Dataset, scored, *, task: int = 0) -> Labelled:
     labels = (labels > 0).astype(float)
   elif not numbers:
     scores = sigmoid(scores)
-  indices = (x.astype(int) for x in (group, completion, output))
   return Labelled(scores, labels, *indices, bool(numbers))
 
 

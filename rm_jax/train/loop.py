@@ -191,6 +191,8 @@ def _train(config, workdir, command, saved, stages):
   stages.done("state")
 
   def evaluate(state):
+    stages.done("train")
+
     def run(batch):
       out = steps.evaluate(state.params, frozen, steps.put_batch(batch))
       return jax.device_get(out)
@@ -203,6 +205,7 @@ def _train(config, workdir, command, saved, stages):
       longer_is_better=sets.longer_is_better,
       seed=config.seed,
     )
+    stages.done("evaluate")
     return metrics, scored
 
   # ---------------------------------------------------------------- loop
@@ -223,7 +226,6 @@ def _train(config, workdir, command, saved, stages):
       metrics, scored = evaluate(state)
       _metric_name(config, metrics)  # a wrong name shows before the first step
       log.write(_eval_row(0, metrics))
-      stages.done("first evaluation")
     for step in range(first + 1, config.num_train_steps + 1):
       log.seconds()
       batch, _, counts = next(loader)
@@ -263,7 +265,7 @@ def _train(config, workdir, command, saved, stages):
       metrics, scored = evaluate(state)
 
   write_scores(workdir / "scores.npz", sets.test, scored)
-  seconds = time.perf_counter() - started
+  stages.done("train")
   step = int(state.step.ravel()[0])
   write_json(
     workdir / "results.json",

@@ -48,12 +48,12 @@ def write_scores(path: pathlib.Path, data, scored) -> None:
 
 
 def results(
-  config, metrics, counts, command, seconds, step, startup=None
+  config, metrics, counts, command, seconds, step, stages=None
 ) -> dict:
   """The content of results.json of one run.
 
   Args:
-    startup: {stage: seconds} up to the first train step, of a training run.
+    stages: {stage: seconds} of a training run.
   """
   return {
     "schema": RESULTS_SCHEMA,
@@ -61,8 +61,7 @@ def results(
     "device": device(),
     "versions": versions(),
     "seconds": round(seconds, 1),
-    "startup_seconds": startup
-    and {name: round(s, 2) for name, s in startup.items()},
+    "stages": {name: round(s, 2) for name, s in (stages or {}).items()},
     "command": command,
     "metrics": {k: v | {"seeds": [config.seed]} for k, v in metrics.items()},
     "per_seed": {str(config.seed): {k: v["value"] for k, v in metrics.items()}},

@@ -1,4 +1,4 @@
-"""Where the time goes from the command to the first train step."""
+"""Where the time of a run goes, from the command on."""
 
 import functools
 import time
@@ -7,7 +7,7 @@ import jax
 
 
 class Stages:
-  """Seconds of each stage of a start, in the order they were finished.
+  """Seconds of each stage of a run, in the order they were first finished.
 
   Args:
     started: time.perf_counter() where the command began.
@@ -20,13 +20,14 @@ class Stages:
     self.compiled = self.compiling[0]
 
   def done(self, name: str) -> None:
-    """What was done since the last call was this stage.
+    """What was done since the last call was this stage, or more of it.
 
     Compiling is a stage of its own, wherever it took place.
     """
     now, compiled = time.perf_counter(), self.compiling[0]
     compiling = compiled - self.compiled
-    self.seconds[name] = max(now - self.clock - compiling, 0.0)
+    own = max(now - self.clock - compiling, 0.0)
+    self.seconds[name] = self.seconds.get(name, 0.0) + own
     self.seconds["compile"] = self.seconds.get("compile", 0.0) + compiling
     self.clock, self.compiled = now, compiled
 

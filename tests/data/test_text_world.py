@@ -145,6 +145,8 @@ class TestFiles:
     for side in SIDES:
       assert again[f"{side}.jsonl"] == groups[side]
       assert again[f"{side}_pairs.jsonl.gz"] == pairs[side]
+      name = f"{side}_comparisons.jsonl.gz"
+      assert again[name] == make.read_lines(FOLDER / name)
 
   def test_groups_are_read_as_rankings_with_ratings(self, groups):
     # Catches a field name that the reader takes for another format.
@@ -175,6 +177,33 @@ class TestFiles:
       for text, value in zip(record.completions, record.gold, strict=True):
         assert line["gold"][line["completions"].index(text)] == value
     assert len(kinds) == 1_600 and set(kinds) == {"comparisons", "pair"}
+
+  def test_comparisons_are_the_pairs_on_one_tree(self, groups, pairs):
+    # Catches a verdict that turned with the sides, an index into texts that
+    # were left out, and a held-out prompt without all its eight texts.
+    for side in SIDES:
+      lines = {row["id"]: row for row in groups[side]}
+      said = {}
+      for row in make.read_lines(FOLDER / f"{side}_comparisons.jsonl.gz"):
+        (record,) = row_items(row, "auto")
+        assert record.kind == "comparisons"
+        compared = {k for c in record.comparisons for k in c[:2]}
+        wanted = range(8) if side == "test" else compared
+        assert len(record.completions) == len(wanted)
+        whole = lines[row["id"]]
+        for text, value in zip(record.completions, record.gold, strict=True):
+          assert whole["gold"][whole["completions"].index(text)] == value
+        said[row["id"]] = [
+          (record.completions[c.chosen], record.completions[c.rejected])
+          + (c.preference, c.strength)
+          for c in record.comparisons
+        ]
+      want = {}
+      for row in pairs[side]:
+        told = (0.5, None) if "tie" in row else (1.0, row["strength"])
+        one = (row["chosen"], row["rejected"], *told)
+        want.setdefault(row["id"].rsplit("-", 1)[0], []).append(one)
+      assert said == want
 
   def test_pairs_of_a_prompt_differ(self, pairs):
     # Catches pairs drawn with replacement.

@@ -9,7 +9,8 @@ import pytest
 
 from rm_jax.data.tokenizers import load_tokenizer
 from rm_jax.evals import examples, score_sections
-from rm_jax.evals.comparison import names_of, paired_differences
+from rm_jax.evals.arms import arms_of, paired_differences
+from rm_jax.evals.comparison import names_of
 from rm_jax.evals.examples import example_groups, short_row
 from rm_jax.evals.report import headline, in_words, report, write_report
 from rm_jax.evals.runs import curve_rows, read_run
@@ -314,7 +315,8 @@ class TestComparison:
     other = shutil.copytree(copy, tmp_path / "other")
     s = read_run(copy).scores
     change_scores(other, scores=-s.scores.astype(np.float32))
-    a, b = read_run(copy), read_run(other)
+    arms = arms_of({"a": read_run(copy), "b": read_run(other)})
+    a, b = arms.values()
     found = paired_differences(a, b)
     right = s.scores[s.chosen] > s.scores[s.rejected]
     want = np.where(right, -1.0, 1.0)  # every comparison turns round
@@ -333,10 +335,12 @@ class TestComparison:
     text = report([str(copy), str(other)], str(tmp_path / "out"))
     assert "no difference was shown" in text
     page = (tmp_path / "out" / "report.html").read_text()
-    found = check_alone(page, pictures=1)
+    pictures = list((tmp_path / "out").glob("*.png"))
+    found = check_alone(page, pictures=len(pictures))
     metrics = read_results(copy)["metrics"]
     for name, m in metrics.items():
-      assert [v for key, v in found.data if key == name] == [m["value"]] * 2
+      # Side by side, and once more of the first run in detail.
+      assert [v for key, v in found.data if key == name] == [m["value"]] * 3
     assert [v for key, v in found.data if key == "difference"] == [0.0, 0.0]
 
   def test_other_evaluation_sets_are_not_paired(self, copy, tmp_path):

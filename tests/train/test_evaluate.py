@@ -61,6 +61,30 @@ def test_pairs_by_hand():
   assert of_pairs()["accuracy"]["n"] == 4
 
 
+def test_gold_by_hand():
+  # Catches gold held against the wrong side, a completion that no comparison
+  # holds left out, and a length baseline that prefers the wrong length.
+  g = forests.group([[1] * n for n in (4, 2, 6)], [0] * 3)
+  g = g._replace(
+    weights=tuple(w * 0 for w in g.weights),
+    comparisons=np.asarray([[0, 1], [2, 1], [0, 2]], np.int32),
+    preferences=np.asarray([1, 1, 0.5], np.float32),  # the last one: a tie
+    gold=np.asarray([1.0, 0.5, 0.5], np.float32),
+  )
+  scores = scored([[0.2, 0.9, -0.3]])
+  settings = dict(prompts=["a"], attributes=(), seed=0)
+  found = measure(dataset([g]), scores, longer_is_better=True, **settings)
+  got = {k: v["value"] for k, v in found.items()}
+  assert got["gold_agreement"] == (1 + 0.5) / 2  # equal gold: a half
+  # Of gold 1 > 0.5 (twice): scores 0.2 < 0.9 and 0.2 > -0.3.
+  assert got["gold_accuracy"] == 1 / 2
+  assert got["gold_length_only_accuracy"] == 1 / 2  # 4 > 2, 4 < 6
+  assert (found["gold_accuracy"]["n"], found["gold_agreement"]["n"]) == (2, 2)
+  unknown = dataset([g._replace(gold=np.zeros(0, np.float32))])
+  found = measure(unknown, scores, longer_is_better=True, **settings)
+  assert not any("gold" in name for name in found)
+
+
 def test_the_length_baseline_follows_the_training_data():
   # Wrong: the direction is chosen on the evaluation set, so that it is never
   # below a half.

@@ -8,7 +8,13 @@ import tiny_run
 from rm_jax.data.tokenizers import load_tokenizer
 from rm_jax.models.sharding import make_mesh
 from rm_jax.reward_model import init_params
-from rm_jax.train.init import check_base, digest, init_from, read_run
+from rm_jax.train.init import (
+  check_base,
+  digest,
+  first_layers,
+  init_from,
+  read_run,
+)
 from rm_jax.train.optim import join_layers
 from rm_jax.types import UserError
 from tests import trained
@@ -83,6 +89,29 @@ def test_the_tree_is_what_the_spec_says():
     assert jax.tree.map(lambda x: x.shape, params) == jax.tree.map(
       lambda x: x.shape, want
     )
+
+
+def test_only_the_first_layers():
+  # Wrong: the last ones, or a spec that still counts them all.
+  spec, whole = start()
+  decoder, cut = first_layers(spec.decoder, whole["backbone"], 2)
+  assert decoder.layers == 2 and spec.decoder.layers == 3
+  for name, leaf in jax.tree_util.tree_leaves_with_path(cut["layers_0"]):
+    want = whole["backbone"]["layers_0"]
+    for key in name:
+      want = want[key.key]
+    np.testing.assert_array_equal(leaf, want[:2])
+  assert cut["embed"] is whole["backbone"]["embed"]
+  spec, params = start(init__layers=2, train__trainable="last:1")
+  assert spec.segments == (1, 1)
+  assert sorted(params["backbone"]) == [
+    "embed",
+    "final_norm",
+    "layers_0",
+    "layers_1",
+  ]
+  with pytest.raises(UserError, match="init.layers=4: expected 1 to 3, the la"):
+    start(init__layers=4)
 
 
 def test_an_unknown_size_lists_the_known():

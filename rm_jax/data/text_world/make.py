@@ -102,6 +102,32 @@ def pair_lines(line: dict) -> list[dict]:
   return lines
 
 
+def comparison_line(line: dict, pairs: list[dict], *, every: bool) -> dict:
+  """A prompt with all that was said of its pairs: one tree, each text once.
+
+  Args:
+    pairs: of `pair_lines`; their annotators and ratings are left out.
+    every: also the completions that no pair holds.
+  """
+  texts = line["completions"]
+  sides = [
+    [texts.index(p[key]) for key in ("chosen", "rejected")] for p in pairs
+  ]
+  kept = [k for k in range(len(texts)) if every or any(k in s for s in sides)]
+  said = []
+  for pair, (chosen, rejected) in zip(pairs, sides, strict=True):
+    entry = [kept.index(chosen), kept.index(rejected)]
+    said.append(entry + ([0.5] if "tie" in pair else [1, pair["strength"]]))
+  return {
+    "id": line["id"],
+    "family": line["family"],
+    "prompt": line["prompt"],
+    "completions": [texts[k] for k in kept],
+    "comparisons": said,
+    "gold": [line["gold"][k] for k in kept],
+  }
+
+
 def judged(verdict: int) -> dict:
   """The fields that tell a verdict: its strength, or that it is a tie."""
   return {"strength": abs(verdict) - 1} if verdict else {"tie": True}
@@ -167,8 +193,12 @@ def build(sampled: list[dict]) -> dict[str, list[dict]]:
       group_line(row, side) for row in sampled if sides[row["id"]] == side
     ]
     files[f"{side}.jsonl"] = groups
-    files[f"{side}_pairs.jsonl.gz"] = [
-      row for line in groups for row in pair_lines(line)
+    pairs = [pair_lines(line) for line in groups]
+    files[f"{side}_pairs.jsonl.gz"] = [row for rows in pairs for row in rows]
+    # All texts where models are measured: the best of eight needs eight.
+    files[f"{side}_comparisons.jsonl.gz"] = [
+      comparison_line(line, rows, every=side == "test")
+      for line, rows in zip(groups, pairs, strict=True)
     ]
   return files
 
