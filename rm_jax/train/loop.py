@@ -89,7 +89,6 @@ def train(
 
 
 def _train(config, workdir, command, saved, stages):
-  started = stages.clock
   stages.done("imports")
   validate(config)
   workdir.mkdir(parents=True, exist_ok=True)
@@ -270,7 +269,13 @@ def _train(config, workdir, command, saved, stages):
   write_json(
     workdir / "results.json",
     results(
-      config, metrics, sets.counts, command, seconds, step, stages.seconds
+      config,
+      metrics,
+      sets.counts,
+      command,
+      sum(stages.seconds.values()),
+      step,
+      stages.seconds,
     ),
   )
   return 0
