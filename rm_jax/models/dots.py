@@ -34,7 +34,7 @@ def _backward(spec, dtype, saved, cotangent):
   left, right = inputs.split(",")
   da = _product(f"{out},{right}->{left}", cotangent, b, dtype)
   if spec == "bti,io->bto" and jnp.dtype(dtype) == jnp.float32:
-    # Two axes on XLA:CPU: a fifth faster in float32, eight times slower in
+    # Two axes on XLA:CPU: a fifth faster in float32, seven times slower in
     # bfloat16 where the processor has it. Autodiff transposes an operand,
     # which costs a third.
     a = a.reshape(-1, a.shape[-1])
