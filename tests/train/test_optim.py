@@ -201,7 +201,7 @@ def test_segments(trainable, segments):
 
 @pytest.mark.parametrize(
   "trainable",
-  ["last:0", "last:4", "last:99", "last:", "last", "lora", "last:-1"],
+  ["last:0", "last:4", "last:99", "last:", "last", "adapters", "last:-1"],
 )
 def test_what_cannot_train_is_refused(trainable):
   with pytest.raises(UserError, match=rf"'{trainable}'.*last:n .* n <= 3"):
