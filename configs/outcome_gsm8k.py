@@ -19,7 +19,7 @@ def get_config():
   c.num_train_steps = 25  # x 8 problems x about 600 tokens = 120k
   c.loss.name = "outcome_cross_entropy"
   c.data.row_len = 1_024  # 1 of 80 groups has a solution beyond 512
-  c.data.train_share = 0.25  # 210 of 842 problems: one epoch
+  c.data.train_share = 0.25  # 214 of 842 problems: one epoch
   c.data.eval_share = 0.15  # about 150 problems, 600 solutions
   c.data.groups_per_batch = 8
   c.data.blocks = 1

@@ -102,6 +102,7 @@ def test_a_config_takes_two_train_steps(run, tmp_path, request, monkeypatch):
   c.data.blocks, c.evals.rows = c.train.accumulate, 1
   c.compute.dtype, c.compute.remat = "float32", False
   c.data.groups_per_batch, c.evals.max_groups = 4, 8
+  c.data.max_reject_share = 0.5  # of so few records
   c.evals.at_start = True
   assert loop.train(c, tmp_path / "run", command="") == 0
   rows = tiny_run.rows_without_times(tmp_path / "run")
