@@ -78,9 +78,12 @@ def locate(source: str | Path) -> Path:
     return fetch(place, wanted=_is_weights)
   if path.is_file():
     if path.suffix != ".gguf":
+      why = ", a pickle, which can run any code and is never read"
+      why *= path.suffix in PICKLES
       raise UserError(
         f"{path}: expected a .gguf file or a folder with a config.json, got "
-        f"a file ending in {path.suffix!r}; name the folder it lies in"
+        f"a file ending in {path.suffix!r}{why}; name the folder of its "
+        f"safetensors"
       )
     return path
   if path.is_dir():

@@ -24,8 +24,9 @@ from rm_jax.data.templates import prompt_messages
 from rm_jax.data.tokenizers import load_tokenizer
 from rm_jax.export.folder import Source, export, write_reward_model
 from rm_jax.inference import RewardModel
-from rm_jax.models.convert import from_hf, load_pretrained
+from rm_jax.models.convert import account, load_pretrained, read_tree
 from rm_jax.models.decode import sample
+from rm_jax.models.stored import in_memory
 from rm_jax.objectives import LossSpec, loss_sums, mean_loss, weight_sums
 from rm_jax.reward_model import HeadSpec, ModelSpec, forward
 from rm_jax.types import Record
@@ -393,11 +394,9 @@ def test_a_bradley_terry_step(layout, tmp_path):
   assert not table[tokenizer.pad_token_id].any()
   size = ours.spec.decoder.vocab_size
   gradients["model.embed_tokens.weight"] = table[:size]
-  expected = from_hf(
-    {k: (lambda g=g: g) for k, g in gradients.items()},
-    ours.spec.decoder,
-    where="torch",
-  )
+  held = {k: in_memory(k, g, where="torch") for k, g in gradients.items()}
+  decoder = ours.spec.decoder
+  expected = read_tree(account(held, decoder, where="torch"), decoder)
 
   reading = ours.reading._replace(layout=layout)
   data = tokenize_records(records, ours.tokenizer, reading, COMPARISONS)
