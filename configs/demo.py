@@ -10,6 +10,15 @@ first 12 of 30 layers are used. All but what trains is computed once, for all
 four runs.
 
 FILE:bradley_terry or FILE:llama2 picks the arm.
+
+Chosen by cross-validation over the training prompts alone (five folds; a head
+on the same states with the same optimizer, outside of this pipe): reading all
+tokens of a completion (accuracy 0.66) beats reading the last one (0.61); of
+rates 1e-3 to 3e-2 and 5 to 20 epochs, 3e-3 and 10 were within 0.01 of the best
+in accuracy and first in negative log-likelihood. Llama 2's small margin, 1/3 a
+step of strength: the large one, 1 a step, was no more accurate, and asks for
+more than the labels, of which 76 % agree with gold, can bear (negative
+log-likelihood 0.65 against 0.60).
 """
 
 import pathlib
@@ -19,7 +28,6 @@ from rm_jax.config import base, has_bfloat16
 from rm_jax.types import UserError
 
 DATA = pathlib.Path(rm_jax.__file__).parent / "data" / "text_world"
-# The small one of the paper's two: 1/3 a step of strength.
 ARMS = {"bradley_terry": "none", "llama2": "llama2_small"}
 
 
@@ -42,7 +50,7 @@ def get_config(arm="bradley_terry"):
   c.train.trainable = "head"
   c.train.cache_hidden = "runs/demo/hidden"
   c.train.checkpoint_every = 100
-  c.optim.lr = 1e-2
+  c.optim.lr = 3e-3
   c.optim.warmup_steps = 10
   c.evals.every = 20
   c.evals.rows = 4
