@@ -97,7 +97,7 @@ def test_gradients_of_a_bradley_terry_loss(name):
   renamed = {k.replace("embed_out", "lm_head"): v for k, v in named.items()}
   assert set(renamed) == set(weights)
   top = max(np.abs(x).max() for x in renamed.values())
-  assert top > 1e-2, "a zero gradient would agree with anything"
+  assert top > 1e-3, "a zero gradient would agree with anything"
   for key, got in renamed.items():
     want = weights[key].grad.numpy()
     # A bias of keys shifts all logits of a query alike: its gradient is 0 but
