@@ -12,7 +12,7 @@ import pytest
 
 from rm_jax.config import validate
 from rm_jax.data.catalogue import format_table
-from rm_jax.evals.seeds import table
+from rm_jax.evals import arms, seeds
 from rm_jax.losses import KIND, LOSSES
 from rm_jax.main import VERBS
 from rm_jax.margins import MARGINS
@@ -28,6 +28,11 @@ COMMANDS = [
 RM_JAX = [c for c in COMMANDS if c.startswith("rm-jax ")]
 MAKE = [c for c in COMMANDS if c.startswith("make ")]
 TABLE = re.compile(r"<!-- table (\S+) -->\n(.*?)<!-- end -->", re.DOTALL)
+
+
+def table(results: dict) -> str:
+  """The table of a comparison of arms, or of one run's seeds."""
+  return (arms if "arms" in results else seeds).table(results)
 
 
 def test_tables_are_printed_from_their_results():
@@ -103,6 +108,13 @@ def test_commands_are_understood(command, tmp_path):
   assert done.returncode == 2, done.stderr
   assert MISSING[verb] in done.stderr
   assert "--" not in done.stderr.split(MISSING[verb])[0]  # no flag is at fault
+
+
+def test_the_first_picture_and_the_demo_are_of_the_same_runs():
+  # Catches a README whose example names a run that the demo does not make.
+  makefile = (ROOT / "Makefile").read_text()
+  for run in re.findall(r"runs/demo/(\w+-\d)", README):
+    assert re.search(rf"^DEMO = .*\b{run}\b", makefile, re.M), run
 
 
 def test_config_files_in_the_text_exist():
