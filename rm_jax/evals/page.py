@@ -28,6 +28,7 @@ table.numbers { width: auto; min-width: 50%; }
   font-variant-numeric: tabular-nums; }
 .numbers th:first-child, .numbers td:first-child { text-align: left;
   white-space: normal; }
+.numbers th, .numbers td { overflow-wrap: normal; word-break: normal; }
 .numbers tr { border-bottom: 1px solid var(--line); break-inside: avoid; }
 .tree ol { list-style: none; margin: .4rem 0 0; padding: 0 0 0 .6rem;
   border-left: .15rem solid var(--bar); }
