@@ -199,6 +199,9 @@ CHOICES = {
   "parallel": ("pjit", "pmap"),
 }
 
+# Linear maps of a layer that may have an adapter; "all": every one.
+LORA_TARGETS = ("all", "q", "k", "v", "o", "gate", "up", "down")
+
 POSITIVE = (
   "num_train_steps",
   "data.row_len",
@@ -280,6 +283,12 @@ def validate(c: ConfigDict) -> None:
       f"layers give, but config.train.trainable={c.train.trainable!r} freezes "
       "none: every layer's output changes. Leave it empty, or set trainable to "
       "head or last:n."
+    )
+  unknown = [x for x in c.lora.targets if x not in LORA_TARGETS]
+  if unknown:
+    raise UserError(
+      f"config.lora.targets={c.lora.targets!r}: {unknown[0]!r} is not known. "
+      f"Known: {LORA_TARGETS}."
     )
   if (c.train.trainable == "lora") != (c.lora.rank > 0):
     raise UserError(

@@ -56,6 +56,7 @@ def test_there_are_configs_and_none_adds_keys():
 # the first loss, where all scores are 0; None: it depends on the data.
 RUNS = {
   "demo": ("", math.log(2)),
+  "listwise_arithmetic": ("", math.log(2)),
   "pairwise_hh": ("hh_rlhf", math.log(2)),
   "outcome_gsm8k": ("gsm8k/example_model_solutions.*", math.log(2)),
   "process_prmbench": ("prmbench/*circular*", math.log(2)),

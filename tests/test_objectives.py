@@ -125,7 +125,7 @@ def test_unequal_micro_batches_are_not_averaged():
   weights = weight_sums(loss, batch)
 
   def part(n, weights=None):
-    cut = type(batch)(*(x[n : n + 1] for x in batch))
+    cut = jax.tree.map(lambda x: x[n : n + 1], batch)
 
     def f(s):
       sums = loss_sums(loss, Outputs(s, None, None), cut, dtype="float32")
