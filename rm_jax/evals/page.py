@@ -38,8 +38,9 @@ table.numbers { width: auto; min-width: 50%; }
 .text { white-space: pre-wrap; font-size: .9rem; }
 .score { font-weight: 700; font-variant-numeric: tabular-nums; }
 summary { cursor: pointer; }
-@media print { figure img { min-width: 0; max-height: 22cm;
-  object-fit: contain; } .wide { overflow: visible; } }
+@media print { h2, h2 + p { break-after: avoid; }
+  figure img { min-width: 0; max-height: 22cm; object-fit: contain; }
+  .wide { overflow: visible; } }
 """
 
 
