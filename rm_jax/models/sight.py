@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-# Tokens in a block of a row, so that 12 branches of a short answer are not one
-# block: of 64, 128 and 256 the fastest for rows of 512 to 4096 tokens
-# (bench/attention.py).
+# Tokens in a block of a row. On long rows of short branches 64 took less time
+# than 128 and 256, on rows of 512 about as much (a busy machine, one run;
+# bench/attention.py measures it).
 BLOCK = 64
 EVERYTHING = 1 << 30  # a window that hides nothing
 
