@@ -5,9 +5,10 @@
 For pairs, rankings of K completions and the step trees of PRM800K: tokens that
 the padded, packed and shared layouts compute, how many of them are useful,
 floating-point operations of a train step (closed form below), and seconds of
-the step, the layouts in turn. For whole files in both batch modes: computed per
-useful token. Nothing but the seconds depends on the machine. Prints one JSON
-object, also written to --out.
+the step, the layouts in turn, of the first six layers (a round then takes
+minutes). For whole files in both batch modes: computed per useful token.
+Nothing but the seconds depends on the machine. Prints one JSON object, also
+written to --out.
 
     matrices: 2 x (weights of the layers) x computed tokens, forward; twice that
               backward, once again with remat
@@ -33,6 +34,7 @@ from rm_jax.models.sight import BLOCK, Forest, see
 from rm_jax.models.sizes import SIZES
 
 MODEL = SIZES["smollm2_135m"]
+LAYERS = 6  # that are timed; tokens and operations are those of all
 ROW_LEN = 2_048  # of whole files
 ROW_LENS = (512, 1_024, 2_048)  # of one step
 MICRO_BATCH = 1_024  # tokens, at least
@@ -163,13 +165,17 @@ def measure(asked) -> dict:
   """Every kind of group in every layout."""
   words = [w for w in sys.argv[1:] if not w.startswith("--out")]
   command = shlex.join(["python", "-m", "bench.layouts", *words])
-  result = machine.facts(command) | {"row_len": ROW_LEN, "kinds": {}}
+  result = machine.facts(command) | {
+    "row_len": ROW_LEN,
+    "layers": LAYERS,
+    "kinds": {},
+  }
   kinds = {"pairs": data.pairs(1_024)}
   for k in data.RANKINGS:
     kinds[f"K={k}"] = data.rankings(k, ROW_LEN)
   kinds["trees"] = data.prm800k(ROW_LEN)
   if asked.repeats:
-    spec, params = ours.load_model()
+    spec, params = ours.load_model(LAYERS)
     held = ours.hold(params)
   variants = {}
   for name, (source, groups) in kinds.items():

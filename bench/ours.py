@@ -24,6 +24,7 @@ from rm_jax.reward_model import (
   forward,
   init_head,
 )
+from rm_jax.train.init import first_layers
 from rm_jax.train.optim import make_optimizer, make_schedule
 from rm_jax.train.step import TrainState, make_steps
 from rm_jax.types import TokenizedGroup
@@ -54,13 +55,20 @@ class Work(NamedTuple):
   blocks: int
 
 
-def load_model(seed: int = 0) -> tuple[ModelSpec, dict]:
-  """SmolLM2-135M with a head that is not zero, so that scores differ."""
+def load_model(layers: int = 0, seed: int = 0) -> tuple[ModelSpec, dict]:
+  """SmolLM2-135M with a head that is not zero, so that scores differ.
+
+  Args:
+    layers: only the first so many; 0: all.
+  """
   found = load_pretrained("smollm2")
+  decoder, weights = first_layers(
+    found.config, found.params, layers or found.config.layers
+  )
   head = HeadSpec("scalar", "stiennon", "last_token")
-  spec = ModelSpec(found.config, head, "float32", True, (found.config.layers,))
+  spec = ModelSpec(decoder, head, "float32", True, (decoder.layers,))
   params = {
-    "backbone": found.params,
+    "backbone": weights,
     "head": nn.unbox(init_head(spec, jax.random.key(seed))),
   }
   return spec, params

@@ -3,9 +3,10 @@
   python -m bench.scaling --out=bench/results/scaling.json
 
 The same model, loss and optimizer as bench/step.py, float32, pairs in the
-shared layout; micro-batches of one block of rows. First more and more pairs at
-rows of 1,024; then the same pairs in rows of 512 to 4,096. The steps of a round
-come in turn. Prints one JSON object, also written to --out after every round.
+shared layout; micro-batches of one block of rows; the first six layers, so that
+a round takes minutes (layers are alike). First more and more pairs at rows of
+1,024; then the same pairs in rows of 512 to 4,096. The steps of a round come in
+turn. Prints one JSON object, also written to --out after every round.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from bench.step import repeat, write
 ROW_LEN = 1_024
 ROW_LENS = (512, 1_024, 2_048, 4_096)
 MICRO_BATCH = 2_048  # tokens
+LAYERS = 6
 LONGEST = 512  # of a pair's completions, so that every row length takes them
 
 
@@ -41,9 +43,9 @@ def measure(asked) -> dict:
   words = [w for w in sys.argv[1:] if not w.startswith("--out")]
   command = shlex.join(["python", "-m", "bench.scaling", *words])
   source, groups = data.pairs(LONGEST)
-  spec, params = ours.load_model()
+  spec, params = ours.load_model(LAYERS)
   held = ours.hold(params)
-  result = machine.facts(command) | {"source": source}
+  result = machine.facts(command) | {"source": source, "layers": LAYERS}
   points = [("tokens", int(n), ROW_LEN) for n in asked.tokens.split(",")] + [
     ("row_len", asked.at, n) for n in ROW_LENS
   ]
