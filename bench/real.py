@@ -8,8 +8,8 @@ six layers and the head, about 120k training tokens, two seeds. A run that has
 its results.json is not made again. No prompt or problem is on both sides.
 
 No learning rate was tuned: every arm trains at the one that pairwise_hh.py had
-before. Seed 0 of every arm comes first, then seed 1, and the results are
-written anew after each run, so that what is there can be read at any time.
+before. The seeds of an arm come together, and the results are written anew
+after each run, so that what is there can be read at any time.
 """
 
 import argparse
@@ -329,8 +329,8 @@ def main() -> None:
     out = args.out.resolve()
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     try:
-      for seed in SEEDS:
-        for name in ARMS:
+      for name in ARMS:
+        for seed in SEEDS:
           train(name, seed, args.data.resolve(), out)
           write_json(RESULTS, gather(out))
     except UserError as error:

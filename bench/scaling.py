@@ -24,17 +24,17 @@ ROW_LEN = 1_024
 ROW_LENS = (512, 1_024, 2_048, 4_096)
 MICRO_BATCH = 2_048  # tokens
 LAYERS = 6
-LONGEST = 512  # of a pair's completions, so that every row length takes them
+LONGEST = 256  # of a completion with its prompt: any row takes the tree whole
 
 
 def take(groups: list, tokens: int) -> list:
-  """The first groups in a fixed random order that have `tokens` together."""
-  order = np.random.default_rng(0).permutation(len(groups))
-  out, total = [], 0
-  while total < tokens:
-    group = groups[order[len(out) % len(order)]]
-    total += data.shared_tokens(group)
-    out.append(group)
+  """Groups in a fixed random order, as many as have `tokens` together."""
+  out, room = [], tokens
+  for n in np.random.default_rng(0).permutation(len(groups)):
+    size = data.shared_tokens(groups[n])
+    if size <= room:
+      out.append(groups[n])
+      room -= size
   return out
 
 
