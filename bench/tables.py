@@ -1,4 +1,4 @@
-"""The tables and the picture of docs/speed.md, from the committed results.
+"""Tables and picture of docs/speed.md and README, from committed results.
 
   python -m bench.tables    writes them anew
 
@@ -16,7 +16,7 @@ from rm_jax.evals import canvas
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
-PAGE = ROOT / "docs" / "speed.md"
+PAGES = (ROOT / "docs" / "speed.md", ROOT / "README.md")
 PICTURE = ROOT / "docs" / "speed.png"  # of `scaling`
 BLOCK = re.compile(r"<!-- table (\w+) (\S+) -->\n(.*?)<!-- end -->", re.DOTALL)
 WALL, CPU = 0, 1  # of a pair of seconds
@@ -135,6 +135,33 @@ def pairs(result: dict) -> str:
   )
 
 
+def brief_pairs(result: dict) -> str:
+  """The same in four columns."""
+  variants = result["variants"]
+  ours = next(v for name, v in variants.items() if name.startswith("ours"))
+  rows = [
+    (
+      BRIEF[name],
+      f"{variant['computed_tokens']:,}",
+      spread(seconds(variant)),
+      spread(ratios(variant, ours)),
+    )
+    for name, variant in variants.items()
+  ]
+  head = (
+    f"{result['pairs']} pairs of {result['source']}",
+    "tokens computed",
+    "seconds a step",
+    "times ours",
+  )
+  return "\n\n".join([grid(head, rows), machine(result)])
+
+
+BRIEF = {
+  "ours float32": "ours",
+  "torch float32": "torch, padded as TRL does by default",
+  "torch float32-tuned": "torch, four pairs a forward, no checkpointing",
+}
 ENCODED = {
   "shared": "one tree a group",
   "once": "every completion once",
@@ -349,7 +376,10 @@ def layouts(result: dict) -> str:
   )
 
 
-TABLES = {f.__name__: f for f in (pairs, rankings, scaling, profile, layouts)}
+TABLES = {
+  f.__name__: f
+  for f in (pairs, brief_pairs, rankings, scaling, profile, layouts)
+}
 
 
 def draw(result: dict, path: pathlib.Path) -> None:
@@ -400,7 +430,8 @@ def fill(text: str) -> str:
 
 
 def main() -> None:
-  PAGE.write_text(fill(PAGE.read_text()))
+  for page in PAGES:
+    page.write_text(fill(page.read_text()))
   path = RESULTS / "scaling.json"
   if path.exists():
     draw(json.loads(path.read_text()), PICTURE)
