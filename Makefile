@@ -105,4 +105,8 @@ speed: .venv/installed .venv-parity/installed
 	  --out=bench/results/scaling.json > /dev/null
 	$(TEST_ENV) $(BIN)/python -m bench.profile \
 	  --out=bench/results/profile.json > /dev/null
+	rm -rf runs/before && git worktree prune && git worktree add -q runs/before 5d67ceb
+	$(BIN)/python bench/startup.py --data=$(RM_DATA)/hh_rlhf \
+	  --before=runs/before --out=bench/results/startup.json > /dev/null
+	git worktree remove --force runs/before
 	$(BIN)/python -m bench.tables

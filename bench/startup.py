@@ -1,9 +1,10 @@
 """From the command to the first train step: whole processes, cold and warm.
 
   git worktree add /tmp/before 5d67ceb
-  python bench/startup.py --before=/tmp/before --out=bench/results/startup.json
+  python bench/startup.py --data=$RM_DATA/hh_rlhf --before=/tmp/before \
+    --out=bench/results/startup.json
 
-Runs `rm-jax train` on the demo's config with one train step and a small
+Runs `rm-jax train` on configs/pairwise_hh.py with one train step and a small
 evaluation, each time as a process of its own, until metrics.jsonl has its first
 step. Cold: no caches of the user; warm: those that the run before left. An
 older tree is measured in turn with this one. One run of each is thrown away
@@ -48,14 +49,15 @@ def stepped(workdir: pathlib.Path) -> bool:
   return path.exists() and '"step": 1,' in path.read_text()
 
 
-def start(tree: pathlib.Path, home: pathlib.Path) -> dict:
+def start(tree: pathlib.Path, home: pathlib.Path, data: pathlib.Path) -> dict:
   """Seconds to the first train step, CPU seconds of the run, its stages."""
   with tempfile.TemporaryDirectory() as scratch:
     workdir = pathlib.Path(scratch) / "run"
     command = [
       *(sys.executable, "-m", "rm_jax", "train"),
-      "--config=configs/demo.py",
+      "--config=configs/pairwise_hh.py",
       f"--workdir={workdir}",
+      f"--config.data.source={data}",
       "--config.num_train_steps=1",
       "--config.optim.warmup_steps=0",
       f"--config.evals.max_groups={GROUPS}",
@@ -115,7 +117,9 @@ def middle(found: list[dict]) -> dict:
   return out
 
 
-def measure(trees: dict[str, pathlib.Path], repeats: int) -> dict:
+def measure(
+  trees: dict[str, pathlib.Path], repeats: int, data: pathlib.Path
+) -> dict:
   """{tree: {cold, warm, help, train help}}, the trees in turn."""
   found = {
     name: {k: [] for k in ("cold", "warm", "help", "train_help")}
@@ -126,8 +130,8 @@ def measure(trees: dict[str, pathlib.Path], repeats: int) -> dict:
       home = pathlib.Path(tempfile.mkdtemp())
       try:
         one = {
-          "cold": start(tree, home),
-          "warm": start(tree, home),
+          "cold": start(tree, home, data),
+          "warm": start(tree, home, data),
           "help": ask_help(tree, home, "--help"),
           "train_help": ask_help(tree, home, "train", "--help"),
         }
@@ -146,6 +150,7 @@ def measure(trees: dict[str, pathlib.Path], repeats: int) -> dict:
 def main() -> None:
   """Measures, writes and prints."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--data", type=pathlib.Path, required=True)
   parser.add_argument("--before", type=pathlib.Path)
   parser.add_argument("--repeats", type=int, default=3)
   parser.add_argument("--out", type=pathlib.Path, required=True)
@@ -163,11 +168,12 @@ def main() -> None:
       ).stdout.strip()
       for name, tree in trees.items()
     },
+    "command": "python bench/startup.py --data=$RM_DATA/hh_rlhf --before=...",
     "changed": commit().endswith("+"),
-    "config": f"configs/demo.py, 1 train step, {GROUPS} groups evaluated",
+    "config": f"pairwise_hh.py, 1 train step, {GROUPS} groups evaluated",
     "repeats": args.repeats,
     "load": os.getloadavg(),  # of the machine, before
-    "measured": measure(trees, args.repeats),
+    "measured": measure(trees, args.repeats, args.data.resolve()),
   }
   args.out.parent.mkdir(parents=True, exist_ok=True)
   write_json(args.out, results)

@@ -376,9 +376,37 @@ def layouts(result: dict) -> str:
   )
 
 
+def startup(result: dict) -> str:
+  """From the command to the first train step, and where it went."""
+  rows = []
+  for tree, found in result["measured"].items():
+    for what in ("cold", "warm"):
+      entry = found[what]
+      longest = sorted((entry.get("stages") or {}).items(), key=lambda x: -x[1])
+      rows.append(
+        (
+          f"{tree} (commit {result['commit'][tree]}), {what} caches",
+          spread(entry["seconds"]["all"]),
+          spread(entry["cpu_seconds"]["all"]),
+          ", ".join(f"{name} {number(x)}" for name, x in longest[:4]),
+        )
+      )
+  head = (
+    result["config"],
+    "seconds to the first step",
+    "processor seconds of the run",
+    "longest stages",
+  )
+  about = (
+    f"Device {result['device']}, jax {result['versions']['jax']}, load average "
+    f"{result['load'][0]:.1f} at the start; `{result['command']}`"
+  )
+  return "\n\n".join([grid(head, rows), about])
+
+
 TABLES = {
   f.__name__: f
-  for f in (pairs, brief_pairs, rankings, scaling, profile, layouts)
+  for f in (pairs, brief_pairs, rankings, scaling, profile, layouts, startup)
 }
 
 

@@ -46,7 +46,7 @@ def test_numbers_of_a_table_by_hand():
 )
 def test_results_are_of_a_commit_and_repeated(name):
   result = load(name)
-  assert result["commit"] and result["command"].startswith("python -m bench.")
+  assert result["commit"] and result["command"].startswith("python ")
   for variant, row in result.get("variants", {}).items():
     assert len(row["repeats"]) >= 3, variant
 
@@ -151,6 +151,29 @@ def test_table_and_picture_of_growth(tmp_path):
   assert "| 3.00 | 6.00 |" in text  # 3 s of 1,000 tokens, 6 of the processor
   tables.draw(result, tmp_path / "out.png")
   assert (tmp_path / "out.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_table_of_the_start():
+  entry = {
+    "seconds": {"median": 20.0, "all": [20.0, 30.0, 19.0]},
+    "cpu_seconds": {"median": 25.0, "all": [25.0, 25.0, 26.0]},
+    "stages": {"imports": 3.0, "model": 1.5, "data": 9.0, "plan": 0.1, "x": 2},
+  }
+  result = {
+    "command": "python bench/startup.py",
+    "config": "one",
+    "device": "1 x cpu",
+    "versions": {"jax": "0.1"},
+    "commit": {"after": "abc"},
+    "load": [0.5, 0.5, 0.5],
+    "measured": {"after": {"cold": entry, "warm": entry}},
+  }
+  text = tables.startup(result)
+  line = (
+    "| after (commit abc), warm caches | 20.0 (19.0 to 30.0) | 25.0 (25.0 to"
+  )
+  assert line in text
+  assert "| data 9.00, imports 3.00, x 2.00, model 1.50 |" in text
 
 
 def test_table_of_a_profile():
