@@ -99,6 +99,8 @@ def measure(asked) -> dict:
   compiled, arguments = run.compiled()
   machine.timed(compiled, *arguments)  # to warm up
   _, gradient = machine.timed(compiled, *arguments)
+  traced = by_part(trace(compiled, arguments))
+  # Last: it takes the parameters that the gradient was called with.
   run.parts["optimizer"]()
   _, optimizer = machine.timed(run.parts["optimizer"])
   rates = [
@@ -113,7 +115,7 @@ def measure(asked) -> dict:
     | {
       "gradient": gradient,
       "optimizer": optimizer,
-      "traced": by_part(trace(compiled, arguments)),
+      "traced": traced,
       "teraflops": work,
       "limit": rates,
     }
