@@ -81,15 +81,7 @@ def setting(layout: str, groups: list) -> ours.Setting:
   lengths = [-(-longest // BLOCK) * BLOCK]
   if layout != "padded":
     lengths = [n for n in ROW_LENS if n >= longest]
-
-  def how(row_len):
-    rows = max(1, MICRO_BATCH // row_len)
-    return ours.Setting(layout, row_len, rows, "float32", remat=False)
-
-  def computed(setting):
-    return ours.lay_groups(groups, setting).counts["computed_tokens"]
-
-  return min(map(how, lengths), key=computed)
+  return ours.fit(groups, layout, lengths, tokens=MICRO_BATCH)
 
 
 def one_step(groups: list) -> dict[str, dict]:

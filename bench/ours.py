@@ -103,6 +103,26 @@ def lay_groups(groups: list[TokenizedGroup], setting: Setting) -> Work:
   return Work(*lay_step(data, found, 0), blocks)
 
 
+def fit(
+  groups: list[TokenizedGroup],
+  layout: str,
+  row_lens,
+  *,
+  tokens: int,
+  dtype: str = "float32",
+  remat: bool = False,
+) -> Setting:
+  """The setting of these row lengths that computes fewest tokens.
+
+  Args:
+    tokens: of a micro-batch, at least.
+  """
+  return min(
+    (Setting(layout, n, max(1, tokens // n), dtype, remat) for n in row_lens),
+    key=lambda how: lay_groups(groups, how).counts["computed_tokens"],
+  )
+
+
 def block_by_block(batch):
   """[N, ...] to [N, 1, ...]: a micro-batch is one block."""
   return jax.tree.map(lambda x: x[:, None], batch)

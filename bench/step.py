@@ -9,7 +9,8 @@ turn, so that other work on the machine hits both. Scores and gradients of both
 are compared before anything is timed.
 
 `rankings`: groups of K completions, as trees; every completion once without
-sharing the prefix; every comparison encoded alone. One loss, three layouts.
+sharing the prefix; every comparison encoded alone. One loss, three layouts,
+each in rows of the length that computes fewest tokens.
 
 Both print one JSON object and write it to --out after every repeat. Seconds
 are of the clock and of the processor (all threads): the latter hardly depends
@@ -30,6 +31,7 @@ from safetensors.numpy import save_file
 from bench import groups as data
 from bench import machine, ours
 from rm_jax.models.convert import to_hf
+from rm_jax.models.sight import BLOCK
 from rm_jax.types import UserError
 
 PAIRS = 16
@@ -40,7 +42,8 @@ CHECKED = 2  # pairs whose gradients are compared
 SCORE_TOLERANCE = 1e-3  # both sides float32, of scores about 1
 GRADIENT_TOLERANCE = 2e-3  # of a tensor's norm: float32 sums in two orders
 LOSS_TOLERANCE = 1e-4  # between layouts, float32: sums in other orders
-RANKED = {4: 2, 8: 2, 9: 1}  # K -> groups a step
+RANKED = {4: 4, 8: 2, 9: 1}  # K -> groups a step
+MICRO_BATCH = 1_024  # tokens of a step of rankings, at least
 REPEATS = 3
 # What a careful user of torch would do: no checkpointing, in forwards of so
 # many pairs, so that memory holds the activations and less is padded.
@@ -218,7 +221,15 @@ def rankings(asked) -> dict:
       ("once", "packed", groups),
       ("pairs", "packed", alone),
     ):
-      setting = ours.Setting(layout, asked.row_len, 1, asked.ours, asked.remat)
+      longest = max(len(t) for g in these for t in g.tokens)
+      setting = ours.fit(
+        these,
+        layout,
+        range(-(-longest // BLOCK) * BLOCK, asked.row_len + 1, BLOCK),
+        tokens=MICRO_BATCH,
+        dtype=asked.ours,
+        remat=asked.remat,
+      )
       run = ours.start(spec, held, these, setting)
       variants[f"{k} {name}"] = (
         setting._asdict() | run.work.counts | {"k": k, "encoded": name},
