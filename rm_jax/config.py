@@ -168,6 +168,8 @@ def base() -> ConfigDict:
     dict(
       dtype="bfloat16",
       remat=True,
+      # splash: jax's kernel for TPUs, rows of a multiple of 128 (docs/tpu.md)
+      attention="blocks",
       compile_cache="auto",  # a folder; "auto": of this user; "": none
     )
   )
@@ -195,6 +197,7 @@ CHOICES = {
   "data.split_by": ("prompt", "annotator"),
   "loss.per": ("group", "comparison"),
   "compute.dtype": ("bfloat16", "float32"),
+  "compute.attention": ("blocks", "splash"),
   "init.head": ("new", "keep"),
   "parallel": ("pjit", "pmap"),
 }
@@ -308,6 +311,12 @@ def validate(c: ConfigDict) -> None:
       f"config.data.rows_per_batch={c.data.rows_per_batch} does not split over "
       f"config.data.blocks={c.data.blocks} (remainder {rest}). Nearest above: "
       f"{c.data.rows_per_batch - rest + c.data.blocks}."
+    )
+  if c.compute.attention == "splash" and c.compute.dtype != "bfloat16":
+    raise UserError(
+      f"config.compute.attention='splash' with config.compute.dtype="
+      f"{c.compute.dtype!r}: the kernel multiplies in bfloat16 on a TPU "
+      "whatever it is given. Set dtype to bfloat16 or attention to blocks."
     )
   if c.data.row_len % c.data.align:
     raise UserError(

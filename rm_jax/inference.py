@@ -461,7 +461,7 @@ def _load_run(cls, workdir, which, step, dtype):
   except UserError as error:
     raise UserError(f"{workdir}: {error}") from error
   spec, params, step = read_run(workdir, which, step, tokenizer)
-  spec = dataclasses.replace(spec, dtype=dtype, remat=False)
+  spec = dataclasses.replace(spec, dtype=dtype, remat=False, attention="blocks")
   return cls(
     spec,
     jax.device_put(params),

@@ -31,11 +31,16 @@ class ModelSpec:
   learned: tuple = ()  # of (task, name, initial): what a loss learns
   frozen: int = 0  # how many of the segments, the first ones, do not train
   lora: LoraSpec | None = None  # adapters beside the backbone
+  attention: str = "blocks"  # how it is computed: config.compute.attention
 
   @property
   def decoder_module(self) -> Decoder:
     """The Linen module of the backbone."""
-    return Decoder(self.decoder, self.segments, self.dtype, self.remat)
+    return self.decoder_of(self.decoder, self.segments)
+
+  def decoder_of(self, decoder: DecoderConfig, segments: tuple) -> Decoder:
+    """The module of any decoder that computes as this model does."""
+    return Decoder(decoder, segments, self.dtype, self.remat, self.attention)
 
 
 class Outputs(NamedTuple):
@@ -79,7 +84,8 @@ def init_boxed(spec: ModelSpec, key: jax.Array) -> dict:
   backbone_key, head_key = jax.random.split(key)
   tokens = jnp.zeros((1, 2), jnp.int32)
   forest = Forest(tokens + 1, tokens, tokens, tokens)
-  decoder = spec.decoder_module
+  # Two tokens are no row of the kernel's.
+  decoder = dataclasses.replace(spec, attention="blocks").decoder_module
   params = {
     "backbone": decoder.init(backbone_key, tokens, forest)["params"],
     "head": init_head(spec, head_key),
@@ -183,7 +189,7 @@ def forward(
   def implicit(head, own):
     """beta (log policy - log reference) of the token at each slot."""
     c, reference = head.reference, own["reference"]
-    decoder = Decoder(c, (c.layers,), spec.dtype, spec.remat)
+    decoder = spec.decoder_of(c, (c.layers,))
     theirs = decoder.apply(
       {"params": reference}, _lines(batch.tokens), _forest(batch)
     )

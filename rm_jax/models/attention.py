@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
+from rm_jax.kernels.splash import Codes, attend_codes
 from rm_jax.models.blocks import HIDDEN, How, attend_blocks
 from rm_jax.models.dots import dot
 from rm_jax.models.sight import Forest, Sight
@@ -46,7 +47,7 @@ def attend(
   q: Float[Array, "B L H d"],
   k: Float[Array, "B L J d"],
   v: Float[Array, "B L J d"],
-  sight: Sight,
+  sight: Sight | Codes,
   *,
   dtype,
   scale: float = 0.0,
@@ -59,23 +60,26 @@ def attend(
   each device its own rows and heads.
 
   Args:
+    sight: of `see`, or of `see_codes` for the kernel of TPUs.
     scale: of the scores; 0: 1 / sqrt(d).
     soft_cap: scores become soft_cap * tanh(score / soft_cap); 0: they stay.
   """
   how = How(
     scale or 1 / math.sqrt(q.shape[-1]), soft_cap, jnp.dtype(dtype).name
   )
-  if sight.mask is not None:
+  by_kernel = isinstance(sight, Codes)
+  if not by_kernel and sight.mask is not None:
     return _attend_dense(q, k, v, sight.mask, how)
+  run = attend_codes if by_kernel else attend_blocks
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
-    return attend_blocks(q, k, v, sight, how)
+    return run(q, k, v, sight, how)
   # A loop over rows that are cut over devices would fetch every one of them.
   rows, heads = _cuts(mesh, len(q), k.shape[2])
   line, alone = PartitionSpec(rows, None, heads), PartitionSpec()
   seen = jax.tree.map(lambda x: PartitionSpec(rows) if x.ndim else alone, sight)
   return jax.shard_map(
-    functools.partial(attend_blocks, how=how),
+    functools.partial(run, how=how),
     mesh=mesh,
     in_specs=(line, line, line, seen),
     out_specs=line,

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from rm_jax.kernels.splash import see_codes
 from rm_jax.models.attention import Past, attend, attend_past, visible_past
 from rm_jax.models.dots import dot
 from rm_jax.models.rotary import rotary, rotate
@@ -317,6 +318,8 @@ class Decoder(nn.Module):
   branches of one tree, and `layers_N` is one layer: no stack, no scan.
 
   Args:
+    attention: "blocks" of jnp, or "splash", jax's kernel for TPUs. Not asked of
+      the device: what is compiled for a TPU elsewhere runs beside a CPU.
     stream: [B, L, D] what the stacks before `begin` gave, in place of tokens.
     begin, end: the stacks to run; an `end` gives the residual stream there,
       before the final norm.
@@ -326,6 +329,7 @@ class Decoder(nn.Module):
   segments: tuple
   dtype: Any
   remat: bool
+  attention: str = "blocks"
 
   @nn.compact
   def __call__(
@@ -361,6 +365,8 @@ class Decoder(nn.Module):
     def sight(kind):
       if past:
         return visible_past(forest, past[0], window=kind.window)
+      if self.attention == "splash":
+        return see_codes(forest, window=kind.window, widest=c.window)
       return see(forest, window=kind.window)
 
     def turn(kind):

@@ -299,6 +299,7 @@ def make_spec(config, decoder, tokenizer) -> ModelSpec:
     head=head(tasks[0], config.model, "config"),
     dtype=config.compute.dtype,
     remat=config.compute.remat,
+    attention=config.compute.attention,
     segments=segments,
     frozen=frozen_segments(config.train.trainable, segments),
     tasks=tuple(

@@ -19,6 +19,7 @@ from rm_jax.data.tokenizers import (
   fingerprint,
   load_tokenizer,
 )
+from rm_jax.kernels.splash import check_jax, check_rows
 from rm_jax.models.sharding import make_mesh
 from rm_jax.train.checkpoint import (
   is_disk_full,
@@ -91,6 +92,9 @@ def train(
 def _train(config, workdir, command, saved, stages):
   stages.done("imports")
   validate(config)
+  if config.compute.attention == "splash":
+    check_jax()
+    check_rows(config.data.row_len, config.data.align)
   workdir.mkdir(parents=True, exist_ok=True)
   mesh = make_mesh(**config.mesh)
   _check_blocks(config, mesh)
