@@ -140,6 +140,10 @@ def test_longer_than_a_row(tmp_path, tokenizer):
     (dict(optim__warmup_steps=4), r"warmup_steps=4 leaves no step"),
     (dict(init__from="random:huge"), r"'random:huge' is not known"),
     (dict(data__kind="table"), r"kind='table' is unknown"),
+    (
+      dict(compute__attention="splash", compute__dtype="bfloat16"),
+      r"row_len=64 is not a multiple of 128 .*attention='splash'",
+    ),
   ],
   ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
 )

@@ -62,6 +62,10 @@ def test_a_rate_that_is_not_a_number():
       dict(data__source="a.jsonl,b.jsonl", data__weights=(1.0,)),
       r"weights=\(1\.0,\) must be numbers above 0, one for each of the 2",
     ),
+    (
+      dict(compute__attention="splash", compute__dtype="float32"),
+      r"attention='splash' with config\.compute\.dtype='float32': .*bfloat16",
+    ),
     (dict(data__eval_share=1.5), r"eval_share=1\.5 must be in \[0, 1\]"),
   ],
 )

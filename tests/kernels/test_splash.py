@@ -99,16 +99,17 @@ def test_rows_that_do_not_fit_say_what_would(row_len, align, said):
   splash.check_rows(4096, 16)
 
 
-def packed(row_len, rows, *, seed=0, longest=90) -> Forest:
+@functools.cache
+def packed(row_len, rows) -> Forest:
   """Rows of trees: ragged groups, forks at many depths, no common prefix."""
-  rng = np.random.default_rng(seed)
+  rng = np.random.default_rng(0)
 
   def draw(n):
     return rng.integers(1, forests.VOCAB, n).tolist()
 
-  align, groups, columns = splash.least_align(row_len), [], 0
-  while columns < (rows - 0.7) * row_len:
-    kind = len(groups) % 4
+  groups, longest = [], row_len // 12
+  for n in range(12 * rows):
+    kind = n % 4
     trunk = draw(int(rng.integers(2, longest)))
     k = int(rng.integers(2, 7))
     tails = [draw(int(rng.integers(1, longest))) for _ in range(k)]
@@ -119,21 +120,35 @@ def packed(row_len, rows, *, seed=0, longest=90) -> Forest:
       tokens = [trunk, *(a + [0] + b for a, b in zip(cut, tails, strict=True))]
     if kind == 2:  # a trunk of no token
       tokens = [[90 + i, *t] for i, t in enumerate(tails)]
-    own = dict(record=len(groups), trunk=0 if kind == 1 else -1)
+    own = dict(record=n, trunk=0 if kind == 1 else -1)
     groups.append(forests.group(tokens, [0] * len(tokens), **own))
-    columns += (len(trunk) if kind != 2 else 0) + sum(map(len, tails))
-    columns += (len(tails) + 1) * align
   [(batch, _)], _ = forests.batches(
-    groups, layout="shared", row_len=row_len, blocks=1, rows=rows, align=align
+    groups,
+    layout="shared",
+    row_len=row_len,
+    blocks=1,
+    batch="rows",
+    rows_per_batch=rows,
+    align=splash.least_align(row_len),
   )
   assert batch.group_ids[0].max() >= 3  # several groups in a row
   return Forest(*(jnp.asarray(getattr(batch, x)[0]) for x in Forest._fields))
 
 
+@functools.partial(jax.jit, static_argnames="window")
+def seen_by_tokens(forest, window):
+  return visible(forest, window=window) & (forest.group_ids > 0)[:, :, None]
+
+
 def by_tokens(forest, window):
   """[B, L, L]: who sees whom, by the definition; padding nobody."""
-  return np.asarray(
-    visible(forest, window=window) & (forest.group_ids > 0)[:, :, None]
+  return np.asarray(seen_by_tokens(forest, window))
+
+
+def see_codes(forest, window, widest):
+  # A new function every time: tests change BLOCKS, which jit cannot know.
+  return jax.jit(lambda x: splash.see_codes(x, window=window, widest=widest))(
+    forest
   )
 
 
@@ -143,8 +158,8 @@ def test_the_rule_of_the_kernel_is_ours(row_len, window, widest):
   # Catches a field that overflows into the next, a distance to the trunk that
   # counts columns between, a window in a layer that has none.
   rows = packed(row_len, 2)
-  sight = splash.see_codes(rows, window=window, widest=widest)
-  rule = splash._rule(row_len, widest)
+  sight = see_codes(rows, window, widest)
+  rule = jax.jit(splash._rule(row_len, widest))
   keys = jnp.arange(row_len, dtype=jnp.int32)[None, None]
   groups = np.asarray(rows.group_ids)
   shown = np.asarray(rule(sight.codes[:, :, None], keys))
@@ -159,7 +174,7 @@ def test_lists_hold_the_blocks_that_some_token_sees(monkeypatch, window):
   # Catches a list too short (wrong numbers) or too long (nothing is saved).
   monkeypatch.setattr(splash, "BLOCKS", (128,))
   rows = packed(1536, 2)
-  sight = splash.see_codes(rows, window=window, widest=window)
+  sight = see_codes(rows, window, window)
   grid = by_tokens(rows, window).reshape(2, 12, 128, 12, 128)
   want = grid.any(axis=(2, 4))
   np.testing.assert_array_equal(sight.seen, want)
@@ -222,10 +237,10 @@ def test_value_and_gradients_are_those_of_every_pair(
   # slope, padding that is 0 / 0. Both backward passes.
   monkeypatch.setattr(splash, "BLOCKS", (128,))
   monkeypatch.setattr(splash, "LONGEST_FUSED", longest_fused)
-  rows = packed(SHORT, 2, longest=30)
+  rows = packed(SHORT, 2)
   rows = jax.tree.map(lambda x: jnp.pad(x, ((0, 1), (0, 0))), rows)  # padding
   given = operands(rows, 4, 2, size)
-  sight = splash.see_codes(rows, window=window, widest=window)
+  sight = see_codes(rows, window, window)
   want = both_ways(given, dense(rows, window), soft_cap)
   with pltpu.force_tpu_interpret_mode():
     got = both_ways(given, sight, soft_cap)
@@ -254,7 +269,7 @@ def decode(attention, params, rows):
 
 def test_a_decoder_computes_the_same_by_the_kernel():
   # Catches a layer that gets the window of the other kind from the scan.
-  rows = packed(128, 1, longest=14)
+  rows = packed(128, 1)
   plain = Decoder(MIXED, (2,), "float32", False)
   tokens = jnp.zeros((1, 128), jnp.int32)
   params = jax.jit(plain.init)(jax.random.key(0), tokens, rows)["params"]
@@ -270,7 +285,7 @@ def test_a_decoder_computes_the_same_by_the_kernel():
 @pytest.mark.parametrize("attention", ["blocks", "splash"])
 def test_the_config_chooses_and_the_device_does_not(attention):
   # Catches a choice by the backend: it is a CPU where a TPU is compiled for.
-  rows = packed(128, 1, longest=14)
+  rows = packed(128, 1)
   decoder = Decoder(MIXED, (2,), "float32", False)
   shapes = jax.eval_shape(
     decoder.init, jax.random.key(0), rows.positions, rows
