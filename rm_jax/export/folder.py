@@ -222,7 +222,8 @@ def write_reward_model(
   handover = hand_over(model.tokenizer, reading, vocab_size=decoder.vocab_size)
 
   tensors = _tensors(params, decoder)
-  tensors.pop("lm_head.weight", None)  # no score reads it
+  unembedding = part(("lm_head", "kernel"), None, decoder).name
+  tensors.pop(unembedding, None)  # no score reads it
   if handover.grown:
     tensors = _with_a_row(tensors, decoder)
     decoder = dataclasses.replace(decoder, vocab_size=decoder.vocab_size + 1)
