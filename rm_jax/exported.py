@@ -82,8 +82,8 @@ def read_exported(folder: pathlib.Path, *, dtype: str) -> Loaded:
   found = load_pretrained(folder)
   decoder = dataclasses.replace(found.config, vocab_size=beside.vocab_size)
   backbone = dict(found.params)
-  table = backbone["embed"]["embedding"]
-  backbone["embed"] = {"embedding": table[: beside.vocab_size]}
+  table = backbone["embed"]["embedding"][: beside.vocab_size]
+  backbone["embed"] = {**backbone["embed"], "embedding": table}
   params = {
     "backbone": backbone,
     "head": head_params(head, *_linear(found, beside, path), path),

@@ -1,6 +1,8 @@
 """Reward models with random heads and what is needed to export them."""
 
 import dataclasses
+import json
+import pathlib
 
 import flax.linen as nn
 import jax
@@ -10,6 +12,7 @@ from rm_jax.data.loader import Reading
 from rm_jax.export.folder import Source, write_reward_model
 from rm_jax.heads import HeadSpec
 from rm_jax.inference import RewardModel
+from rm_jax.models.families import read_config
 from rm_jax.models.sizes import SIZES
 from rm_jax.reward_model import ModelSpec, abstract_params
 from tests.data.fixtures import make_tokenizer
@@ -23,6 +26,9 @@ READING = Reading(
   align=1,
   pooling="last_token",
 )
+
+GOLDENS = pathlib.Path(__file__).parent / "golden" / "families"
+FAMILIES = sorted(path.name for path in GOLDENS.iterdir())
 
 WEIGHTS = (0.25, 0.5, -1.0)  # of three attributes
 HEADS = {
@@ -39,13 +45,21 @@ HEADS = {
 }
 
 
-def tiny(head="scalar", *, pooling=None, tokenizer=None, tied=True, **reading):
+def tiny(
+  head="scalar",
+  *,
+  pooling=None,
+  tokenizer=None,
+  tied=True,
+  decoder=None,
+  **reading,
+):
   """A random reward model; no parameter is zero, no norm is one."""
   tokenizer = tokenizer or make_tokenizer()
   head = HEADS[head]
   if pooling is not None:
     head = dataclasses.replace(head, pooling=pooling)
-  decoder = dataclasses.replace(
+  decoder = decoder or dataclasses.replace(
     SIZES["tiny"], vocab_size=len(tokenizer), tied=tied
   )
   spec = ModelSpec(decoder, head, "float32", False, (decoder.layers,))
@@ -65,7 +79,18 @@ def tiny(head="scalar", *, pooling=None, tokenizer=None, tied=True, **reading):
   return RewardModel(spec, params, tokenizer, reading)
 
 
-def write(model, folder, **changed):
+def of_family(name, folder):
+  """A random reward model of a golden family; its base's config in `folder`."""
+  raw = json.loads((GOLDENS / name / "config.json").read_text())
+  raw["vocab_size"] = len(make_tokenizer())
+  for key in ("n_positions", "max_position_embeddings"):
+    raw |= {key: 128} if key in raw else {}
+  folder.mkdir()
+  (folder / "config.json").write_text(json.dumps(raw))
+  return tiny(decoder=read_config(raw, where=folder))
+
+
+def write(model, folder, base="random:tiny", **changed):
   """Exports a model that no run made; returns the folder."""
   folder.mkdir()
   keys = dict(
@@ -77,6 +102,6 @@ def write(model, folder, **changed):
     attributes=(),
     results=[],
   )
-  source = Source(model, [], "random:tiny")
+  source = Source(model, [], base)
   write_reward_model(source, folder, **keys | changed)
   return folder

@@ -27,6 +27,7 @@ from rm_jax.gguf_file import open_gguf
 from rm_jax.inference import RewardModel
 from rm_jax.models.convert import load_pretrained, to_hf
 from rm_jax.models.families import read_config
+from rm_jax.models.names import part
 from rm_jax.models.write import (
   DTYPES,
   find_family,
@@ -221,7 +222,8 @@ def write_reward_model(
   handover = hand_over(model.tokenizer, reading, vocab_size=decoder.vocab_size)
 
   tensors = _tensors(params, decoder)
-  tensors.pop("lm_head.weight", None)  # no score reads it
+  unembedding = part(("lm_head", "kernel"), None, decoder).name
+  tensors.pop(unembedding, None)  # no score reads it
   if handover.grown:
     tensors = _with_a_row(tensors, decoder)
     decoder = dataclasses.replace(decoder, vocab_size=decoder.vocab_size + 1)
@@ -299,12 +301,10 @@ def _tensors(params, decoder) -> dict:
 
 def _with_a_row(tensors: dict, decoder) -> dict:
   """A row of zeros for the padding token after the table's last one."""
-  return {
-    name: np.concatenate([array, np.zeros((1, decoder.width), array.dtype)])
-    if len(array) == decoder.vocab_size and array.ndim == 2
-    else array
-    for name, array in tensors.items()
-  }
+  name = part(("embed", "embedding"), None, decoder).name
+  table = tensors[name]
+  row = np.zeros((1, decoder.width), table.dtype)
+  return {**tensors, name: np.concatenate([table, row])}
 
 
 def write_tokenizer(folder: pathlib.Path, tokenizer) -> None:

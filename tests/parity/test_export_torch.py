@@ -27,9 +27,10 @@ from rm_jax.inference import RewardModel
 from rm_jax.models.convert import account, load_pretrained, read_tree
 from rm_jax.models.decode import sample
 from rm_jax.models.stored import in_memory
+from rm_jax.models.write import FAMILIES as WRITTEN
 from rm_jax.objectives import LossSpec, loss_sums, mean_loss, weight_sums
 from rm_jax.reward_model import HeadSpec, ModelSpec, forward
-from rm_jax.types import Record
+from rm_jax.types import Record, UserError
 from tests import exporting
 from tests.tiny_run import sentence
 
@@ -170,6 +171,42 @@ def test_bfloat16(tmp_path):
   ids = [recipe_ids("chat", tokenizer, PROMPT, c) for c in COMPLETIONS]
   close(logits_of(model, tokenizer, ids)[:, 0], want)
   np.testing.assert_allclose(want, ours.score(PROMPT, COMPLETIONS), atol=0.5)
+
+
+# ---------------------------------------------------------------- every family
+
+
+@pytest.mark.parametrize(
+  ("name", "architecture"),
+  [
+    (name, architecture)
+    for name in exporting.FAMILIES
+    if name != "internlm2"  # transformers has no class of it
+    for architecture in ("sequence", "token")
+  ],
+)
+def test_every_family(name, architecture, tmp_path):
+  # Catches a tensor under another family's name, a fused weight put together
+  # in another order, a norm's offset, a config that drops what it began with.
+  base = tmp_path / "base"
+  ours = exporting.of_family(name, base)
+  out = tmp_path / "out"
+  family = json.loads((base / "config.json").read_text())["model_type"]
+  if not getattr(WRITTEN[family], architecture):
+    with pytest.raises(UserError, match="transformers has no class for"):
+      exporting.write(ours, out, str(base), architecture=architecture)
+    return
+  folder = exporting.write(ours, out, str(base), architecture=architecture)
+  model, tokenizer = load_torch(folder)
+  ids = [recipe_ids("chat", tokenizer, PROMPT, c) for c in COMPLETIONS]
+  logits = logits_of(model, tokenizer, ids)
+  if architecture == "token":
+    logits = [row[len(i) - 1] for row, i in zip(logits, ids, strict=True)]
+  want = ours.score(PROMPT, COMPLETIONS)
+  assert np.std(want) > 0.1
+  close(np.stack(logits)[:, 0], want)
+  back = RewardModel.load(folder)
+  close(back.score(PROMPT, COMPLETIONS), want)
 
 
 # ---------------------------------------------------------------- the other way
