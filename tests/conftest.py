@@ -29,7 +29,14 @@ if "rm_jax-tests-" not in os.environ.get("XDG_CACHE_HOME", ""):
   os.environ.setdefault("MPLCONFIGDIR", str(pathlib.Path(home) / "matplotlib"))
   os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="rm_jax-tests-")
   atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], True)
-os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+# Workers and the processes that tests start compile many functions alike: each
+# is compiled once in a session. The folder is new, see above.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["XDG_CACHE_HOME"] + "/xla"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
+# LLVM's optimisations cost about half of a compilation, which is most of the
+# time of programs so small. `make slow`, `make parity` and what bench/ measures
+# compile as users do.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = (
   "1"  # two workers may compile at once
 )

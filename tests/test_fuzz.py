@@ -8,6 +8,7 @@ import random
 import re
 import sys
 
+import jax
 import pytest
 from absl import flags
 from ml_collections import ConfigDict
@@ -15,19 +16,24 @@ from ml_collections import ConfigDict
 from rm_jax import main
 from rm_jax.config import CHOICES, base
 
+SET_BY_VERBS = (
+  "jax_compilation_cache_dir",
+  "jax_persistent_cache_min_compile_time_secs",
+)
+
 
 @pytest.fixture
 def refused(tmp_path, monkeypatch, capsys):
   """Returns (argv) -> the one line that `main` says, having exited with 2.
 
-  In this process: flags that a verb defines are taken back. No case gets as
+  In this process: what a verb defines or sets is taken back. No case gets as
   far as a model: the base it names does not exist.
   """
-  # Both are set by a verb where the user has not.
-  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+  # Set by a verb where the user has not.
   monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")
   monkeypatch.setattr(sys, "argv", sys.argv)
   monkeypatch.chdir(tmp_path)
+  settings = {name: getattr(jax.config, name) for name in SET_BY_VERBS}
 
   def run(*arguments):
     known = set(flags.FLAGS)
@@ -39,6 +45,8 @@ def refused(tmp_path, monkeypatch, capsys):
       for name in set(flags.FLAGS) - known:
         delattr(flags.FLAGS, name)
       flags.FLAGS.unparse_flags()
+      for name, value in settings.items():
+        jax.config.update(name, value)
     out, err = capsys.readouterr()
     lines = [x for x in err.splitlines() if not x.startswith("[transformers]")]
     assert stop.value.code == 2 and out == "", (stop.value.code, out, err)

@@ -223,25 +223,28 @@ def test_language_loss_equals_one_completion_at_a_time():
   # Independent of slots, parents and packing: plain rows, shifted by hand.
   g = mixed_groups(pooling="every_token", language=True)[2]
   spec, params = spec_for("every_token"), params_for()
+  read = jax.jit(functools.partial(forward, spec, language=True))
+
+  def lay(group, layout):
+    # One shape for all: one compilation.
+    wide = dict(rows=26, geometry=WIDE._replace(blocks=1))
+    return forests.batches(
+      [group], layout=layout, row_len=24, blocks=1, **wide
+    )[0][0][0]
+
   total, count = 0.0, 0
   for tokens, slots in zip(g.tokens, g.slots, strict=True):
     alone = forests.group([tokens.tolist()], [1], pooling="every_token")
-    batch, _ = forests.batches([alone], layout="padded", row_len=24, blocks=1)[
-      0
-    ][0]
-    out = forward(spec, params, jax.tree.map(jnp.asarray, batch), language=True)
+    out = read(params, lay(alone, "padded"))
     context = np.asarray(out.context[0, 0], np.float64)  # slot i: token i + 1
     table = np.asarray(out.unembedding, np.float64)
     for t in slots:
       logits = table @ context[t - 1]
       total += np.log(np.sum(np.exp(logits))) - logits[tokens[t]]
       count += 1
-  batch, _ = forests.batches([g], layout="shared", row_len=24, blocks=1)[0][0]
-  batch = jax.tree.map(jnp.asarray, batch)
+  batch = lay(g, "shared")
   loss = LossSpec("outcome_cross_entropy", 1.0)
-  sums = loss_sums(
-    loss, forward(spec, params, batch, language=True), batch, dtype="float32"
-  )
+  sums = loss_sums(loss, read(params, batch), batch, dtype="float32")
   got, weight = sums["next_token_cross_entropy"]
   assert weight == count
   np.testing.assert_allclose(got, total, rtol=1e-5)

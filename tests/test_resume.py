@@ -6,7 +6,6 @@ leaves half written and that counts.
 """
 
 import json
-import os
 import signal
 
 import jax
@@ -45,12 +44,10 @@ ocp.CheckpointManager.wait_until_finished = stop
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
   folder = tmp_path_factory.mktemp("resume")
-  os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "xla")
-  yield (
+  return (
     tiny_run.write_rows(folder / "pairs.jsonl", tiny_run.pairs(40)),
     tiny_run.write_tokenizer(folder / "tokenizer"),
   )
-  del os.environ["JAX_COMPILATION_CACHE_DIR"]
 
 
 def finish(process):

@@ -99,13 +99,18 @@ def pair_accuracy(rows: list[dict], feature) -> float:
 
 
 def mean_spearman(rows: list[dict], feature) -> float:
-  """Mean over groups; 0 where no group has two values of the feature."""
-  found = [0.0]
-  for row in rows:
-    x = [feature(text, row["prompt"]) for text in row["completions"]]
-    if len(set(x)) > 1 and len(set(row["gold"])) > 1:
-      found.append(scipy.stats.spearmanr(x, row["gold"]).statistic)
-  return float(np.sum(found) / max(len(found) - 1, 1))
+  """Mean over groups in which both differ; 0 where there are none."""
+  x = np.array(
+    [[feature(t, row["prompt"]) for t in row["completions"]] for row in rows]
+  )
+  gold = np.array([row["gold"] for row in rows])
+  # Spearman's: Pearson's of the ranks, ties at their mean rank. All groups at
+  # once; scipy.stats.spearmanr takes a millisecond for each.
+  a, b = (scipy.stats.rankdata(v, axis=1) for v in (x, gold))
+  a, b = (v - v.mean(axis=1, keepdims=True) for v in (a, b))
+  both = (a**2).sum(axis=1) * (b**2).sum(axis=1)
+  found = (a * b).sum(axis=1)[both > 0] / np.sqrt(both[both > 0])
+  return float(found.mean()) if found.size else 0.0
 
 
 def test_the_files_are_what_the_script_writes(tmp_path):
@@ -161,8 +166,9 @@ def test_lines_are_whole(rows):
 def test_ratings_and_ranks_follow_from_gold(rows):
   # Catches ranks that count up from the worst, ties with different ranks and
   # buckets that are off by one.
-  for row in rows:
-    want = scipy.stats.rankdata(-np.array(row["gold"]), method="min") - 1
+  gold = np.array([row["gold"] for row in rows])
+  ranks = scipy.stats.rankdata(-gold, method="min", axis=1) - 1
+  for row, want in zip(rows, ranks, strict=True):
     assert row["ranks"] == want.tolist(), row["id"]
     assert row["ratings"] == [1 + int(gold // 1) for gold in row["gold"]]
   assert {r for row in rows for r in row["ratings"]} == {1, 2, 3, 4, 5}

@@ -7,7 +7,6 @@ token, a sibling in sight.
 """
 
 import forests
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -244,18 +243,14 @@ def test_walking_parents_gives_back_every_completion(
   seen = np.zeros(batch.tokens.shape, int)  # by how many completions
   found = {}
   for n in range(blocks):
+    # Of numpy: jax would compile for every number of rows that is drawn.
     forest = Forest(
-      *(
-        jnp.asarray(x[n])
-        for x in (
-          batch.group_ids,
-          batch.branch_ids,
-          batch.positions,
-          batch.fork_positions,
-        )
-      )
+      batch.group_ids[n],
+      batch.branch_ids[n],
+      batch.positions[n],
+      batch.fork_positions[n],
     )
-    sees = np.asarray(visible(forest, window=0))
+    sees = visible(forest, window=0)
     for row in range(rows):
       for slot in np.flatnonzero(batch.score_where[n, row]):
         m = batch.slot_completion[n, row, slot]
