@@ -1,7 +1,8 @@
 # make demo    two losses, two seeds each, and the page that compares them
 # make test    lint, then every test that needs neither torch nor minutes
 # make slow    the tests that take minutes
-# make aot     attention compiled for TPUs that are not here
+# make aot     attention and train steps compiled for TPUs that are not here
+# make plans   what plans of the full-size configs say, into configs/plans/
 # make parity  against torch, in an environment of its own
 # make hh      the two-seed hh-rlhf run of the README (needs RM_DATA)
 # make speed   what docs/speed.md prints, takes hours (needs RM_DATA)
@@ -29,7 +30,7 @@ AS_USERS = $(TEST_ENV) JAX_DISABLE_MOST_OPTIMIZATIONS=0
 # neither worker waits for the other at the end.
 TWO = -n 2 --dist worksteal
 
-.PHONY: demo test slow aot parity lint install hh speed
+.PHONY: demo test slow aot plans parity lint install hh speed
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -52,6 +53,9 @@ slow: .venv/installed-test
 
 aot: .venv/installed-aot
 	$(AS_USERS) $(BIN)/python -m pytest -m aot --durations=15 tests/aot
+
+plans: .venv/installed-aot
+	$(BIN)/python -m bench.tpu_plans
 
 parity: .venv-parity/installed
 	$(AS_USERS) $(PARITY_BIN)/python -m pytest -m parity --durations=15 \
