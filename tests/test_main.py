@@ -84,7 +84,7 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
   )
   assert done.returncode == 0, done.stderr
   for name, verb in VERBS.items():
-    assert f"  {name:8}{verb.summary}" in done.stdout
+    assert f"  {name:12}{verb.summary}" in done.stdout
     assert f"rm-jax {name}: {verb.summary}" in done.stdout
     assert f"  rm-jax {name} --" in done.stdout  # an example to copy
   for text in (

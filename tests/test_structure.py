@@ -58,7 +58,8 @@ ARROWS = {
   "normaliser": CORE,
   "inference": CORE | {"exported", "normaliser", "published", "train"},
   "export": CORE | {"exported", "inference", "normaliser", "train"},
-  "main": CORE | {"inference", "train", "evals", "export"},
+  "ablation": CORE | {"evals", "train"},
+  "main": CORE | {"ablation", "inference", "train", "evals", "export"},
   "__main__": {"main"},
   "__init__": {"inference"},
 }
