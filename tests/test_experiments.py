@@ -117,6 +117,7 @@ def test_a_full_config_fits_its_slice(key):
   assert c.data.blocks % (c.mesh.data * c.mesh.fsdp) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", FULL)
 def test_a_full_config_shrinks_to_two_train_steps(key, tmp_path, monkeypatch):
   one = functools.partial(make_mesh, devices=jax.devices()[:1])

@@ -144,9 +144,10 @@ RATES = dict.fromkeys(DESIGN["arms"], 3e-3)
 K = 5  # completions of an evaluation prompt: 10 comparisons
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=2)  # with and without unsafe completions
 def data(seed: int, pairs: int, test: int, unsafe: float):
   """Training pairs in the shares of SHARES and evaluation comparisons."""
+  from rm_jax.ablation.token_runs import groups_to_score
   from rm_jax.data.worlds import labellers
   from rm_jax.data.worlds.utility import draw_texts, draw_world
 
@@ -177,6 +178,7 @@ def data(seed: int, pairs: int, test: int, unsafe: float):
   told = labellers.strengths(rng, difference)
   return (texts, picks, strength[kept]), (
     held,
+    groups_to_score(held),
     chosen.ravel(),
     rejected.ravel(),
     told.ravel(),
@@ -203,12 +205,7 @@ def job(arm, seed, *, steps, pairs, test, rate=None):
   if SAFETY.get(arm):
     groups, parts = with_safety(c, groups, texts, picks, SAFETY[arm])
     c.data.groups_per_batch = 2 * pairs
-  test_texts, chosen, rejected, told = held
-  e = runs.token_config(
-    seed=seed, steps=2, groups=2, loss="all_pairs", rate=1e-3
-  )
-  ranks = np.argsort(np.argsort(-test_texts.gold))  # not read: scores only
-  evaluated = runs.groups_of(e, test_texts, runs.whole(test_texts), ranks=ranks)
+  test_texts, evaluated, chosen, rejected, told = held
   fitted = runs.run(c, groups, evaluated, parts=parts)
   scores = runs.scores_of(fitted.scored)
   metrics = runs.measures(scores, chosen, rejected, test_texts)

@@ -110,15 +110,17 @@ RATES = dict(pl=3e-3, pairs=3e-3, top=3e-3, one=3e-3)
 
 @functools.lru_cache(maxsize=1)
 def data(seed: int, prompts: int, test: int):
-  """World and texts of a seed; rankings follow per truth."""
+  """Training texts, test texts and the groups to score of a seed."""
+  from rm_jax.ablation.token_runs import groups_to_score
   from rm_jax.data.worlds.utility import draw_texts, draw_world
 
   rng = np.random.default_rng([2301, 11270, seed])
   world = draw_world(rng)
-  return [
+  texts, held = (
     draw_texts(rng, world, prompts=count, completions=K)
     for count in (prompts, test)
-  ]
+  )
+  return texts, held, groups_to_score(held)
 
 
 def job(arm, seed, *, prompts, steps, test, rate=None):
@@ -127,7 +129,7 @@ def job(arm, seed, *, prompts, steps, test, rate=None):
   from rm_jax.data.worlds.labellers import rankings
 
   loss, _, truth = arm.partition("_")
-  texts, held = data(seed, prompts, test)
+  texts, held, evaluated = data(seed, prompts, test)
   noise = TRUTHS[truth]
   rng = np.random.default_rng([7, list(TRUTHS).index(truth), seed])
   ranks = rankings(rng, texts.gold, noise=noise)
@@ -150,10 +152,6 @@ def job(arm, seed, *, prompts, steps, test, rate=None):
   if loss == "one":
     how, picks = {}, random_pairs(ranks, steps * per_step, seed)
   train = runs.groups_of(c, texts, picks, **how)
-  e = runs.token_config(
-    seed=seed, steps=2, groups=2, loss="all_pairs", rate=1e-3
-  )
-  evaluated = runs.groups_of(e, held, runs.whole(held), ranks=held_ranks)
   fitted = runs.run(c, train, evaluated)
   scores = runs.scores_of(fitted.scored)
   better, worse = runs.ranked_pairs(held_ranks)

@@ -155,11 +155,12 @@ def _failed(workdir, jobs) -> list[Failed]:
   out = []
   for job in jobs:
     log = workdir / f"{job.name}.log"
+    if (workdir / f"{job.name}.json").exists():
+      continue
+    reason = "not begun: its worker ended before"
     if log.exists():
-      lines = log.read_text().strip().splitlines()
-      out.append(Failed(job, log, lines[-1] if lines else "killed"))
-    elif not (workdir / f"{job.name}.json").exists():
-      out.append(Failed(job, log, "not begun: its worker ended before"))
+      reason = log.read_text().strip().splitlines()[-1]
+    out.append(Failed(job, log, reason))
   return out
 
 

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 from rm_jax.config import base
 from rm_jax.data.loader import Dataset
 from rm_jax.data.worlds import utility
-from rm_jax.data.worlds.groups import dataset
+from rm_jax.data.worlds.groups import dataset, dataset_to_score
 from rm_jax.data.worlds.utility import Texts
 from rm_jax.metrics import accuracy, calibration_error, length_correlation
 from rm_jax.train.evaluate import Scored
@@ -43,6 +43,13 @@ def groups_of(config, texts: Texts, picks, *, task: int = 0, **how) -> Dataset:
   """The groups of the picks, supervised as the config says."""
   own = read_tasks(config)[task]
   return dataset(texts, picks, own.reading, own.supervision, **how)
+
+
+def groups_to_score(texts: Texts, count: int | None = None) -> Dataset:
+  """All completions of the first `count` prompts, to be scored by any arm."""
+  c = token_config(seed=0, steps=2, groups=1, loss="bradley_terry", rate=0.0)
+  reading = read_tasks(c)[0].reading
+  return dataset_to_score(texts, whole(texts)[:count], reading)
 
 
 def whole(texts: Texts) -> list:

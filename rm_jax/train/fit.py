@@ -34,6 +34,7 @@ class Fitted(NamedTuple):
   more: dict  # name -> Scored of further sets, at the end
   curve: list  # of (train step, Scored of the curve's set)
   losses: list  # of every train step
+  params: dict  # at the end, numpy
   tokens: int  # computed in training, padding left out
   completions: int  # forward passes of completions in training
 
@@ -48,8 +49,9 @@ def fit(
   more: dict[str, Dataset] | None = None,
   curve: Dataset | None = None,
   every: int = 0,
+  start: dict | None = None,
 ) -> Fitted:
-  """Trains one reward model from scratch on token groups and scores `test`.
+  """Trains one reward model on token groups and scores `test`.
 
   Args:
     config: of rm_jax.config.base; config.init.from is "random:NAME".
@@ -57,6 +59,7 @@ def fit(
     parts: of `make_plan`: groups of several tasks.
     more: further sets that are scored at the end, by name.
     curve: scored every `every` train steps, and at the end.
+    start: parameters of an earlier run; None: drawn from config.seed.
   """
   validate(config)
   d = config.data
@@ -80,7 +83,11 @@ def fit(
   )
   optim = json.dumps(config.optim.to_dict(), sort_keys=True)
   steps = _steps(spec, loss, optim, config.num_train_steps)
-  params = init_params(spec, jax.random.key(config.seed))
+  if start is None:
+    params = init_params(spec, jax.random.key(config.seed))
+  else:
+    # A copy: the train step overwrites what it is given.
+    params = jax.tree.map(np.array, start)
   trained, frozen = split_trainable(params, "all")
   _, optimizer = _optimizer(optim, config.num_train_steps)
   state = steps.put_state(
@@ -112,7 +119,8 @@ def fit(
       drawn.append((step, score(curve)))
   losses = [float(x) for x in jax.device_get(losses)]
   others = {name: score(data) for name, data in (more or {}).items()}
-  return Fitted(score(test), others, drawn, losses, tokens, completions)
+  last = steps.host_state(state).params
+  return Fitted(score(test), others, drawn, losses, last, tokens, completions)
 
 
 def _eval_plan(config, data: Dataset) -> Plan:

@@ -53,6 +53,16 @@ def test_gold_has_variance_one_whatever_the_length():
     assert abs(r) < 0.02
 
 
+def test_a_relative_correlates_as_asked():
+  rng = np.random.default_rng(0)
+  world, t = texts(prompts=8_000)
+  relative = utility.draw_relative(rng, world, correlation=0.5)
+  theirs = utility.gold(relative, t.prompts, t.completions, t.lengths)
+  assert theirs.var() == pytest.approx(1.0, abs=0.1)
+  r = np.corrcoef(theirs.ravel(), t.gold.ravel())[0, 1]
+  assert r == pytest.approx(0.5, abs=0.15)  # tables are small
+
+
 def test_a_row_holds_every_completion_and_ends_it():
   _, t = texts(prompts=200)
   c = token_config(seed=0, steps=2, groups=2, loss="all_pairs", rate=1e-3)

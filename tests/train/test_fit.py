@@ -55,3 +55,20 @@ def test_seeds_share_a_compilation_and_the_same_seed_its_numbers():
   np.testing.assert_array_equal(
     runs.scores_of(first.more["again"]), runs.scores_of(first.scored)
   )
+
+
+def test_a_run_starts_where_another_ended_and_leaves_it_as_it_was():
+  # Wrong: parameters that the train step, which takes them over, overwrites.
+  c = config()
+  first = runs.run(c, data(c), data(c, 1))
+  c.optim.lr = 0.0
+  for _ in range(2):
+    still = runs.run(c, data(c), data(c, 1), start=first.params)
+    np.testing.assert_array_equal(
+      runs.scores_of(still.scored), runs.scores_of(first.scored)
+    )
+  c.optim.lr = 1e-2
+  on = runs.run(c, data(c), data(c, 1), start=first.params)
+  assert on.losses[0] == still.losses[0] < first.losses[0]
+  again = runs.run(c, data(c), data(c, 1), start=first.params)
+  assert on.losses == again.losses

@@ -4,7 +4,7 @@ import numpy as np
 
 from rm_jax.data.loader import Dataset, Reading, Supervision, with_demands
 from rm_jax.data.split import prompt_key
-from rm_jax.data.supervise import supervise
+from rm_jax.data.supervise import supervise, supervise_for_scoring
 from rm_jax.data.worlds.utility import Texts
 from rm_jax.types import Comparison, Encoded, Record
 
@@ -58,7 +58,7 @@ def dataset(
     compare: per pick the comparisons (chosen, rejected, strength) of a group,
       by place in the pick.
   """
-  names = [" ".join(map(str, p)) for p in texts.prompts]
+  names = _names(texts)
   groups, prompts = [], []
   for n, ((group, ks), encoded) in enumerate(
     zip(picks, encoded_groups(texts, picks), strict=True)
@@ -93,3 +93,23 @@ def dataset(
     groups.append(made)
     prompts.append(prompt_key(record))
   return with_demands(groups, reading, [], {}, prompts)
+
+
+def dataset_to_score(texts: Texts, picks, reading: Reading) -> Dataset:
+  """A Dataset of groups that are scored and teach nothing."""
+  names, groups, prompts = _names(texts), [], []
+  for n, ((group, ks), encoded) in enumerate(
+    zip(picks, encoded_groups(texts, picks), strict=True)
+  ):
+    record = Record(
+      kind="unlabelled", prompt=names[group], completions=("",) * len(ks)
+    )
+    groups.append(
+      supervise_for_scoring(encoded, record, index=n, pooling=reading.pooling)
+    )
+    prompts.append(prompt_key(record))
+  return with_demands(groups, reading, [], {}, prompts)
+
+
+def _names(texts: Texts) -> list[str]:
+  return [" ".join(map(str, p)) for p in texts.prompts]

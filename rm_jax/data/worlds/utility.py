@@ -60,18 +60,31 @@ def draw_world(rng: np.random.Generator) -> World:
     return _standard(rng.standard_normal((*shape, len(CONTENT))))
 
   shared, own = table(1), table(len(CLASSES))
-  content = _standard(np.sqrt(SHARED) * shared + np.sqrt(1 - SHARED) * own)
+  content = np.sqrt(SHARED) * shared + np.sqrt(1 - SHARED) * own
   match = rng.standard_normal((KINDS, KINDS))
   match -= match.mean(0, keepdims=True)
   match -= match.mean(1, keepdims=True)
-  first = table(1)[0]
+  return _world(content, match, table(1)[0])
+
+
+def draw_relative(
+  rng: np.random.Generator, world: World, *, correlation: float
+) -> World:
+  """Another gold reward whose tables correlate with those of `world`."""
+  other, rest = draw_world(rng), np.sqrt(1 - correlation**2)
+  value, match, opening = (
+    correlation * a + rest * b for a, b in zip(world, other, strict=True)
+  )
+  return _world(value[:, CONTENT], match, opening[CONTENT])
+
+
+def _world(content, match, first) -> World:
+  """Tables brought to the moments that the head of this file states."""
+  content, first = _standard(content), _standard(first)
   first = first - np.linalg.lstsq(content.T, first)[0] @ content
   value = np.zeros((len(CLASSES), VOCABULARY))
   opening = np.zeros(VOCABULARY)
-  value[:, CONTENT], opening[CONTENT] = (
-    content,
-    _standard(first),
-  )
+  value[:, CONTENT], opening[CONTENT] = content, _standard(first)
   return World(value, match / match.std(), opening)
 
 
