@@ -40,9 +40,9 @@ def run_experiment(
   Raises:
     UserError: nothing of that name, or results of another design.
   """
-  from rm_jax.train.results import commit
-
   design = load_design(folder, key, preset)
+  from rm_jax.train.results import commit  # jax: after what is refused
+
   name = "quick" if quick else "whole"
   size = design.sizes[name]
   jobs = _jobs(design, quick=quick, tune=tune)
