@@ -91,9 +91,11 @@ def test_a_kill_loses_the_jobs_in_flight_and_the_command_goes_on(tmp_path):
   wait = folder / "toy/wait-more-1"
   wait.touch()
   process = start(folder, "--jobs=1", "--quick")
-  finished(folder, 2)  # seed 0; seed 1 waits
-  process.send_signal(signal.SIGKILL)
-  process.wait()
+  try:
+    finished(folder, 2)  # seed 0; seed 1 waits
+  finally:
+    process.send_signal(signal.SIGKILL)
+    process.wait()
   worker = int(calls(folder)[0][1])
   for _ in range(50):
     if not pathlib.Path(f"/proc/{worker}").exists():
