@@ -35,7 +35,8 @@ class Verb(NamedTuple):
   summary: str
   text: str
   define: object  # () -> None: its flags
-  run: object  # (command line as one string) -> exit code
+  run: object  # (command line as one string, *words) -> exit code
+  words: tuple = ()  # what may stand beside the flags, such as KEY
 
 
 def _train_flags():
@@ -317,16 +318,79 @@ def _report_flags():
   flags.DEFINE_string(
     "out", "", "A folder for the page and its pictures; default: the workdir."
   )
+  _folder_flag()
 
 
-def _report(command: str) -> int:
+def _report(command: str, what: str = "") -> int:
   del command
+  if what == "experiments":
+    from rm_jax.ablation.report import report_experiments
+
+    print(report_experiments(pathlib.Path(FLAGS.folder)))
+    return 0
+  if what:
+    raise UserError(
+      f"report {what!r} is not known: give --run=WORKDIR, or the word "
+      "experiments."
+    )
   _need("run")
   _start_jax()
   from rm_jax.evals.report import report
 
   print(report(FLAGS.run, FLAGS.out))
   return 0
+
+
+def _folder_flag():
+  flags.DEFINE_string("folder", "experiments", "Where the experiments lie.")
+
+
+def _experiment_flags():
+  _folder_flag()
+  flags.DEFINE_enum(
+    "preset",
+    "mini",
+    ["mini", "lm", "full"],
+    "mini: token worlds; lm: a real backbone; full: a config, trained by "
+    "rm-jax train.",
+  )
+  flags.DEFINE_boolean(
+    "quick", False, "Fewer seeds and smaller jobs: does it run? Not a result."
+  )
+  flags.DEFINE_boolean(
+    "tune",
+    False,
+    "Instead of the experiment: each arm at each learning rate of its design, "
+    "on seeds that the experiment does not use.",
+  )
+  flags.DEFINE_integer("jobs", 2, "Worker processes.", 1)
+  flags.DEFINE_string(
+    "workdir",
+    "",
+    "Folder of finished jobs; default: runs/experiments/KEY/PRESET-SIZE.",
+  )
+
+
+def _experiment(command: str, key: str = "") -> int:
+  if not key:
+    from rm_jax.ablation.design import find_experiments
+
+    known = find_experiments(pathlib.Path(FLAGS.folder))
+    raise UserError(
+      f"KEY is missing: {PROGRAM} experiment KEY. Known: {', '.join(known)}."
+    )
+  from rm_jax.ablation.run import run_experiment
+
+  return run_experiment(
+    key,
+    folder=pathlib.Path(FLAGS.folder),
+    preset=FLAGS.preset,
+    quick=FLAGS.quick,
+    tune=FLAGS.tune,
+    workers=FLAGS.jobs,
+    workdir=FLAGS.workdir,
+    command=command,
+  )
 
 
 def _export_flags():
@@ -487,9 +551,29 @@ Several runs give one page that compares them with the first: paired
 differences with intervals where the evaluation set is the same.
 
   rm-jax report --run=runs/demo
-  rm-jax report --run=runs/a,runs/b --out=runs/compared""",
+  rm-jax report --run=runs/a,runs/b --out=runs/compared
+
+The word experiments instead renders the table, verdict and picture of every
+README in experiments/ from its results.json.
+
+  rm-jax report experiments""",
     _report_flags,
     _report,
+    ("experiments",),
+  ),
+  "experiment": Verb(
+    "a paper's arms x seeds: jobs, verdict, results.json",
+    """Runs the jobs of an experiment (every arm at every seed) in workers and
+judges its outcomes: reproduced, reversed, null, or invalid where the regime
+of the claim is absent. A finished job is a file: after a kill the same command
+runs only what is left. The whole size writes results.json beside the design and
+renders the README.
+
+  rm-jax experiment ouyang2022_instructgpt --quick
+  rm-jax experiment ouyang2022_instructgpt --jobs=4""",
+    _experiment_flags,
+    _experiment,
+    ("KEY",),
   ),
 }
 
@@ -524,7 +608,7 @@ def _start_jax(compile_cache: str = "auto"):
 
 
 def _overview() -> str:
-  lines = [f"  {name:8}{verb.summary}" for name, verb in VERBS.items()]
+  lines = [f"  {name:12}{verb.summary}" for name, verb in VERBS.items()]
   return "\n".join(
     [
       f"usage: {PROGRAM} VERB [--flag=value ...]",
@@ -594,9 +678,9 @@ def main(argv: list[str] | None = None) -> None:
   # `from` is a word of Python, which ml_collections parses keys as; it looks
   # for them in sys.argv.
   sys.argv = [re.sub(FROM, r"\1['from']=", a) for a in argv]
-  _parse([PROGRAM, *sys.argv[2:]])
+  words = _parse([PROGRAM, *sys.argv[2:]], VERBS[name].words)
   try:
-    code = VERBS[name].run(command)
+    code = VERBS[name].run(command, *words)
   except UserError as error:
     _fail(str(error))
   except OSError as error:
@@ -609,8 +693,11 @@ def main(argv: list[str] | None = None) -> None:
   sys.exit(code)
 
 
-def _parse(argv: list[str]) -> None:
-  """Flags and config file: whatever goes wrong here is the user's to mend."""
+def _parse(argv: list[str], words: tuple) -> list[str]:
+  """Flags and config file: whatever goes wrong here is the user's to mend.
+
+  Returns what stands beside the flags, as much as the verb takes.
+  """
   try:
     rest = FLAGS(argv)
     if "config" in FLAGS and FLAGS.config is not None:
@@ -622,8 +709,10 @@ def _parse(argv: list[str]) -> None:
   except Exception as error:
     # A config file is a program: any exception may come out of it.
     _fail(_explain(error, argv))
-  if len(rest) > 1:
-    _fail(f"unexpected argument {rest[1]!r}: flags are --key=value")
+  extra = rest[1 + len(words) :]
+  if extra:
+    _fail(f"unexpected argument {extra[0]!r}: flags are --key=value")
+  return rest[1:]
 
 
 def _explain(error, argv: list[str]) -> str:

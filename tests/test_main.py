@@ -84,7 +84,7 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
   )
   assert done.returncode == 0, done.stderr
   for name, verb in VERBS.items():
-    assert f"  {name:8}{verb.summary}" in done.stdout
+    assert f"  {name:12}{verb.summary}" in done.stdout
     assert f"rm-jax {name}: {verb.summary}" in done.stdout
     assert f"  rm-jax {name} --" in done.stdout  # an example to copy
   for text in (
@@ -127,6 +127,24 @@ def test_no_verb_is_a_mistake_that_shows_the_verbs():
     (["score", "model=x"], "unexpected argument 'model=x': flags are --key="),
     (["score", "--model=x", "--input=y"], "--output is missing"),
     (["eval", "--dtype=int8"], "flag --dtype=int8: value should be one of"),
+    (
+      ["experiment"],
+      "KEY is missing: rm-jax experiment KEY. Known: ",
+    ),
+    (
+      ["experiment", "ouyang"],
+      "experiment 'ouyang' is not known. Known in experiments: ouyang2022_",
+    ),
+    (["experiment", "a", "b"], "unexpected argument 'b': flags are --key="),
+    (
+      ["experiment", "ouyang2022_instructgpt", "--preset=full"],
+      "experiments/ouyang2022_instructgpt/full.py is the config of a TPU",
+    ),
+    (["report", "runs"], "report 'runs' is not known: give --run=WORKDIR"),
+    (
+      ["report", "experiments", "--folder=docs"],
+      "docs: expected folders with a mini.py, found none.",
+    ),
   ],
 )
 def test_a_mistake_in_the_flags_is_one_line(arguments, want):

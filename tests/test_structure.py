@@ -59,7 +59,8 @@ ARROWS = {
   "inference": CORE | {"exported", "normaliser", "published", "train"},
   "export": CORE | {"exported", "inference", "normaliser", "train"},
   "plan": CORE | {"train"},
-  "main": CORE | {"inference", "train", "evals", "export", "plan"},
+  "ablation": CORE | {"evals", "train"},
+  "main": CORE | {"ablation", "inference", "train", "evals", "export", "plan"},
   "__main__": {"main"},
   "__init__": {"inference"},
 }

@@ -184,5 +184,18 @@ SIZES = {
     norm_eps=1e-5,
     tied=True,
   ),
+  # Ours: the miniature experiments on token worlds; 300 train steps in seconds.
+  "mini": DecoderConfig(
+    vocab_size=64,
+    width=32,
+    layers=2,
+    heads=4,
+    kv_heads=4,
+    head_dim=8,
+    mlp_width=96,
+    rope_theta=1e4,
+    norm_eps=1e-5,
+    tied=True,
+  ),
   **{name: _shape(*row) for name, row in TABLE.items()},
 }

@@ -1,0 +1,89 @@
+"""The picture of an experiment: effects with intervals, and curves or arms."""
+
+import os
+
+from rm_jax.ablation.design import Design
+from rm_jax.evals import canvas
+
+COLOURS = {
+  "reproduced": canvas.GREEN,
+  "reversed": canvas.RED,
+  "null": canvas.GREY,
+  "invalid": canvas.ORANGE,
+}
+
+
+def plot_experiment(
+  design: Design, results: dict, path: str | os.PathLike
+) -> None:
+  """Writes the PNG.
+
+  Left: every outcome's paired difference in units of half its interval, so that
+  1 is where it begins to exclude 0; colour by verdict. Right: the primary
+  metric over train steps, or by arm and seed where there are no curves.
+  """
+  rows = len(design.outcomes)
+  figure, (left, right) = canvas.new(
+    3.4 + 0.35 * max(rows, len(design.arms)), 1, 2
+  )
+  for place, (outcome, told) in enumerate(
+    zip(design.outcomes, results["outcomes"], strict=True)
+  ):
+    low = told["mean"] if told["low"] is None else told["low"]
+    high = told["mean"] if told["high"] is None else told["high"]
+    unit = (high - low) / 2 or abs(told["mean"]) or 1.0
+    towards = outcome.expected / unit
+    colour = COLOURS[told["verdict"]]
+    left.errorbar(
+      told["mean"] * towards,
+      -place,
+      xerr=1.0 if high > low else None,
+      fmt="o",
+      color=colour,
+      capsize=4,
+      label=told["verdict"],
+    )
+  left.axvline(0.0, color=canvas.GREY, linewidth=1)
+  left.set_yticks([-n for n in range(rows)], [o.name for o in design.outcomes])
+  left.set_ylim(-rows + 0.4, 0.6)
+  left.set_xlabel("difference / half its 95 % interval; right: as published")
+  handles, labels = left.get_legend_handles_labels()
+  once = dict(zip(labels, handles, strict=True))
+  left.legend(once.values(), once.keys(), fontsize=8)
+  metric = design.outcomes[0].metric
+  if results["curves"]:
+    _curves(right, results["curves"], metric)
+  else:
+    _arms(right, design, results, metric)
+  right.grid(alpha=0.3)
+  figure.suptitle(design.title, fontsize=11)
+  canvas.write(figure, path)
+
+
+def _curves(axes, curves: dict, metric: str) -> None:
+  for turn, (arm, rows) in enumerate(curves.items()):
+    if metric not in rows[0]:
+      continue
+    axes.plot(
+      [row["step"] for row in rows],
+      [row[metric] for row in rows],
+      color=canvas.LINE_COLOURS[turn % len(canvas.LINE_COLOURS)],
+      linestyle=canvas.DASHES[turn % len(canvas.DASHES)],
+      marker="o",
+      markersize=3,
+      label=arm,
+    )
+  axes.set_xlabel("train step")
+  axes.set_ylabel(f"{metric.replace('_', ' ')}, mean over seeds")
+  axes.legend(fontsize=8)
+
+
+def _arms(axes, design: Design, results: dict, metric: str) -> None:
+  arms = [a for a in design.arms if f"{a}/{metric}" in results["metrics"]]
+  for place, arm in enumerate(arms):
+    key = f"{arm}/{metric}"
+    each = [values[key] for values in results["per_seed"].values()]
+    axes.plot(each, [-place] * len(each), "o", color=canvas.BLUE, alpha=0.4)
+    axes.plot(results["metrics"][key]["value"], -place, "|", color="black")
+  axes.set_yticks([-n for n in range(len(arms))], arms)
+  axes.set_xlabel(f"{metric.replace('_', ' ')}, a dot per seed")

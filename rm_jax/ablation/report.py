@@ -1,0 +1,212 @@
+"""results.json of experiments to the tables, words and pictures of READMEs.
+
+A README holds marks, `<!-- verdict -->`, `<!-- table -->`, `<!-- run -->` and,
+of the summary, `<!-- experiments -->`; what stands between a mark and
+`<!-- end -->` is written here and nowhere else.
+"""
+
+import json
+import pathlib
+import re
+
+from rm_jax.ablation.design import (
+  RUNS,
+  Design,
+  digest,
+  find_experiments,
+  load_design,
+  result_name,
+)
+from rm_jax.types import UserError
+
+README = "README.md"
+PLOT = "plot.png"
+MARK = re.compile(
+  r"<!-- (verdict|table|run|experiments)(?: (\w+))? -->\n.*?<!-- end -->",
+  re.DOTALL,
+)
+
+
+def report_experiments(folder: pathlib.Path) -> str:
+  """Renders every README, picture and the summary; a line for each.
+
+  Raises:
+    UserError: no experiments, or a README without its marks.
+  """
+  lines = []
+  for key in find_experiments(folder):
+    design = load_design(folder, key, "mini")
+    render(design)
+    results = read_results(design)
+    said = results["verdict"] if results else "not run yet"
+    lines.append(f"{key}: {said}")
+  return "\n".join(lines)
+
+
+def read_results(design: Design) -> dict | None:
+  """The results in the experiment's folder; None: not run yet."""
+  path = design.path.parent / result_name(design.preset)
+  return json.loads(path.read_text()) if path.exists() else None
+
+
+def render(design: Design) -> None:
+  """Writes the picture and README of an experiment, and the summary."""
+  from rm_jax.ablation.plots import plot_experiment
+
+  folder = design.path.parent
+  results = read_results(design)
+  if results is not None:
+    plot_experiment(design, results, folder / PLOT)
+  for path in (folder / README, folder.parent / README):
+    if not path.exists():
+      raise UserError(f"{path} is missing: it holds the marks of the tables.")
+    path.write_text(filled(path.read_text(), path.parent, design.key), "utf-8")
+
+
+def filled(text: str, folder: pathlib.Path, key: str = "") -> str:
+  """The text of a README with everything between marks made anew.
+
+  Args:
+    folder: where the README lies: of one experiment, or of all.
+    key: of the experiment whose README it is; unread in the summary.
+  """
+
+  def fill(match):
+    what, preset = match[1], match[2]
+    if what == "experiments":
+      made = summary(folder)
+    else:
+      design = load_design(folder.parent, key, preset or "mini")
+      made = _written(design, what)
+    begin = match[0].partition("\n")[0]
+    return f"{begin}\n{made}\n<!-- end -->"
+
+  return MARK.sub(fill, text)
+
+
+def _written(design: Design, what: str) -> str:
+  results = read_results(design)
+  if results is None:
+    run = f"rm-jax experiment {design.key}"
+    more = f" --preset={design.preset}" if design.preset != "mini" else ""
+    return f"Not run yet: `{run}{more}`." if what == "verdict" else "Not run."
+  if what == "verdict":
+    text = in_words(design, results)
+    if design.preset == "mini":
+      alt = f"{design.title}: effects with 95 % intervals"
+      text += f"\n\n![{alt}]({PLOT})"
+    return text
+  return table(design, results) if what == "table" else how(design, results)
+
+
+def in_words(design: Design, results: dict) -> str:
+  """The verdict on the primary endpoint, in a sentence or two."""
+  first, told = design.outcomes[0], results["outcomes"][0]
+  text = (
+    f"**{results['verdict']}**: {first.name} is {_interval(told)} "
+    f"(p = {_p(told['p'])}, {told['seeds']} seeds); {told['why']}."
+  )
+  if results["size"] != "whole":
+    text += " A quick run: a check of the machinery, not a result."
+  size = design.sizes.get(results["size"], {})
+  if results["digest"] != digest(design, size):
+    text += (
+      f" Note: {design.path.name} has changed since; these are results of an "
+      "earlier design."
+    )
+  return text
+
+
+def table(design: Design, results: dict) -> str:
+  """Arms by metrics, then outcomes beside what was published."""
+  names = list(design.columns)
+  lines = [
+    f"| arm | {' | '.join(design.columns.values())} |",
+    f"|---|{'---|' * len(names)}",
+  ]
+  for arm, what in design.arms.items():
+    cells = [results["metrics"].get(f"{arm}/{name}") for name in names]
+    row = " | ".join("" if c is None else _value(c) for c in cells)
+    lines.append(f"| {arm}: {what} | {row} |")
+  lines += [
+    "",
+    "| difference | ours, 95 % interval | verdict | published | not comparable "
+    "because |",
+    "|---|---|---|---|---|",
+  ]
+  for outcome, told in zip(design.outcomes, results["outcomes"], strict=True):
+    lines.append(
+      f"| {outcome.name} | {_interval(told)} | {told['verdict']} "
+      f"({told['agree']} of {told['seeds']} seeds) | {outcome.published} | "
+      f"{outcome.comparable} |"
+    )
+  held = [
+    f"{name}: {'holds' if ok else 'does not hold'}"
+    for name, ok in results["checks"].items()
+  ]
+  if held:
+    lines += ["", f"Checks: {'; '.join(held)}."]
+  return "\n".join(lines)
+
+
+def how(design: Design, results: dict) -> str:
+  """Seeds, seconds, device and commit, in a sentence."""
+  seeds = ", ".join(map(str, results["seeds"]))
+  each = results["job_seconds"] / results["jobs"]
+  commits = " and ".join(results["commit"])
+  return (
+    f"{results['jobs']} jobs ({len(design.arms)} arms, seeds {seeds}), "
+    f"{results['job_seconds']:,.0f} seconds of jobs ({each:.1f} each), device "
+    f"{' and '.join(results['device'])}, jax {results['versions']['jax']}, "
+    f"commit {commits}. `{results['command']}`"
+  )
+
+
+def summary(folder: pathlib.Path) -> str:
+  """One row per experiment and preset: claim, verdict, effect."""
+  lines = [
+    "| experiment | claim | verdict | primary effect, 95 % interval | seeds |",
+    "|---|---|---|---|---|",
+  ]
+  for key in find_experiments(folder):
+    for preset in RUNS:
+      if not (folder / key / f"{preset}.py").exists():
+        continue
+      design = load_design(folder, key, preset)
+      results = read_results(design)
+      name = f"[{key}]({key}/README.md)" + (
+        "" if preset == "mini" else f" {preset}"
+      )
+      row = f"| {name} | {design.claim} "
+      if results is None:
+        lines.append(f"{row}| not run yet | | |")
+        continue
+      told = results["outcomes"][0]
+      lines.append(
+        f"{row}| {results['verdict']} | {design.outcomes[0].name}: "
+        f"{_interval(told)} | {told['seeds']} |"
+      )
+  return "\n".join(lines)
+
+
+def _interval(told: dict) -> str:
+  text = f"{told['mean']:+.4f}"
+  if told["low"] is not None:
+    text += f" [{told['low']:+.4f}, {told['high']:+.4f}]"
+  return text
+
+
+def _value(entry: dict) -> str:
+  value = entry["value"]
+  if abs(value) >= 1_000:
+    return f"{value:,.0f}"
+  text = f"{value:.4f}"
+  if entry["low"] is not None:
+    text += f" +- {(entry['high'] - entry['low']) / 2:.4f}"
+  return text
+
+
+def _p(p) -> str:
+  if p is None:
+    return "unknown"
+  return "< 0.0001" if p < 1e-4 else f"{p:.4f}"

@@ -1,0 +1,142 @@
+"""The verb `experiment`: jobs, verdict, results.json."""
+
+import pathlib
+import sys
+import time
+
+from rm_jax.ablation.design import (
+  Design,
+  digest,
+  load_design,
+  result_name,
+)
+from rm_jax.ablation.pool import Failed, Job, read_jobs, run_jobs
+from rm_jax.types import UserError
+
+TUNING = "tuning"  # size of a tuning's jobs in the name of their folder
+
+
+def run_experiment(
+  key: str,
+  *,
+  folder: pathlib.Path,
+  preset: str,
+  quick: bool,
+  tune: bool,
+  workers: int,
+  workdir: str,
+  command: str,
+) -> int:
+  """Runs what is not yet done of an experiment; returns the exit code.
+
+  The whole size writes `results.json` into the experiment's folder and renders
+  its README; a quick one leaves its results in the workdir.
+
+  Args:
+    folder: that of all experiments.
+    tune: instead runs every arm at every rate of the design's tuning.
+    workdir: of the jobs' results; "": runs/experiments/KEY/PRESET-SIZE.
+
+  Raises:
+    UserError: nothing of that name, or results of another design.
+  """
+  design = load_design(folder, key, preset)
+  from rm_jax.train.results import commit  # jax: after what is refused
+
+  name = "quick" if quick else "whole"
+  size = design.sizes[name]
+  jobs = _jobs(design, quick=quick, tune=tune)
+  label = TUNING if tune else name
+  out = pathlib.Path(workdir or f"runs/experiments/{key}/{preset}-{label}")
+  made_by = {"digest": digest(design, size), "commit": commit()}
+  started = time.perf_counter()
+  failed = run_jobs(
+    design,
+    jobs,
+    size=size,
+    made_by=made_by,
+    workdir=out,
+    workers=workers,
+  )
+  if failed:
+    _say_failed(failed, len(jobs), out)
+    return 1
+  found = read_jobs(out, jobs, digest=made_by["digest"])
+  if tune:
+    print(tuned(design, found))
+    return 0
+  return _write(
+    design, found, name, out, command, time.perf_counter() - started
+  )
+
+
+def _write(design, found, name, out, command, seconds) -> int:
+  from rm_jax.ablation.findings import find_results
+  from rm_jax.ablation.report import in_words, render, table
+  from rm_jax.train.checkpoint import write_json
+
+  results = find_results(
+    design, found, size=name, command=command, seconds=seconds
+  )
+  home = design.path.parent if name == "whole" else out
+  target = home / result_name(design.preset)
+  write_json(target, results)
+  if name == "whole":
+    render(design)
+  print(table(design, results))
+  print()
+  print(in_words(design, results))
+  print(target)
+  return 0
+
+
+def _jobs(design: Design, *, quick: bool, tune: bool) -> list[Job]:
+  """Seed after seed, so that what is there early is whole seeds."""
+  if not tune:
+    seeds = design.quick_seeds if quick else design.seeds
+    return [Job(arm, seed) for seed in seeds for arm in design.arms]
+  if design.tuning is None:
+    raise UserError(f"{design.path}: tuning is None, there is nothing to tune.")
+  return [
+    Job(arm, seed, rate)
+    for seed in design.tuning.seeds
+    for arm in design.arms
+    for rate in design.tuning.rates
+  ]
+
+
+def tuned(design: Design, found: dict[Job, dict]) -> str:
+  """The tuning metric by arm and rate, the best of each arm marked."""
+  tuning = design.tuning
+  rates = [f"{rate:g}" for rate in tuning.rates]
+  lines = [
+    f"| {tuning.metric}, seeds {tuning.seeds} | {' | '.join(rates)} |",
+    f"|---|{'---|' * len(rates)}",
+  ]
+  for arm in design.arms:
+    means = []
+    for rate in tuning.rates:
+      own = [
+        r["metrics"][tuning.metric]
+        for job, r in found.items()
+        if (job.arm, job.rate) == (arm, rate)
+      ]
+      means.append(sum(own) / len(own))
+    best = min(means) if tuning.lower else max(means)
+    cells = [f"**{m:.4f}**" if m == best else f"{m:.4f}" for m in means]
+    lines.append(f"| {arm} | {' | '.join(cells)} |")
+  return "\n".join(lines)
+
+
+def _say_failed(failed: list[Failed], count: int, out: pathlib.Path) -> None:
+  for one in failed:
+    print(
+      f"rm-jax: arm {one.job.arm}, seed {one.job.seed}: {one.reason}. See "
+      f"{one.log}",
+      file=sys.stderr,
+    )
+  print(
+    f"rm-jax: error: {len(failed)} of {count} jobs have no result. Those that "
+    f"have are kept in {out}: the same command runs only the others.",
+    file=sys.stderr,
+  )

@@ -1,0 +1,242 @@
+"""The verb `experiment`: jobs in processes, resumed, failed, judged."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from ablation_designs import write_toy
+
+from rm_jax.ablation.design import digest, load_design
+from rm_jax.ablation.pool import Job, run_job
+from rm_jax.ablation.report import filled, in_words, table
+from rm_jax.ablation.run import run_experiment
+from rm_jax.types import UserError
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def command(folder, *flags):
+  return [
+    sys.executable,
+    "-m",
+    "rm_jax",
+    "experiment",
+    "toy",
+    f"--folder={folder}",
+    f"--workdir={folder / 'jobs'}",
+    *flags,
+  ]
+
+
+def start(folder, *flags):
+  return subprocess.Popen(
+    command(folder, *flags),
+    cwd=ROOT,
+    env=os.environ | {"XLA_FLAGS": ""},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def calls(folder):
+  path = folder / "toy/calls"
+  return [x.split() for x in path.read_text().splitlines()]
+
+
+def finished(folder, count):
+  """Waits until so many jobs have their file."""
+  for _ in range(600):
+    if len(list((folder / "jobs").glob("*.json"))) >= count:
+      return
+    time.sleep(0.2)
+  raise AssertionError("no job finished in 2 minutes")
+
+
+def in_process(folder, **changes):
+  """The verb without new processes: every job run here first."""
+  how = dict(
+    folder=folder,
+    preset="mini",
+    quick=False,
+    tune=False,
+    workers=1,
+    workdir=str(folder / "jobs"),
+    command="rm-jax experiment toy",
+  )
+  return run_experiment("toy", **how | changes)
+
+
+def do_jobs(folder, jobs, **made_by):
+  """Every job, in this process."""
+  design = load_design(folder, "toy", "mini")
+  size = design.sizes["whole"]
+  (folder / "jobs").mkdir(exist_ok=True)
+  made = {"digest": digest(design, size), "commit": "abc"} | made_by
+  for job in jobs:
+    run_job(design, job, size=size, made_by=made, workdir=folder / "jobs")
+
+
+EVERY = [Job(arm, seed) for seed in range(8) for arm in ("more", "less")]
+
+
+def test_a_kill_loses_the_jobs_in_flight_and_the_command_goes_on(tmp_path):
+  # Wrong: results kept until the end, jobs run twice, workers that live on.
+  folder = write_toy(tmp_path)
+  wait = folder / "toy/wait-more-1"
+  wait.touch()
+  process = start(folder, "--jobs=1", "--quick")
+  try:
+    finished(folder, 2)  # seed 0; seed 1 waits
+  finally:
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+  worker = int(calls(folder)[0][1])
+  for _ in range(50):
+    if not pathlib.Path(f"/proc/{worker}").exists():
+      break
+    time.sleep(0.2)
+  else:
+    raise AssertionError("the worker outlives its parent")
+  wait.unlink()
+  (folder / "toy/break-less-1").touch()
+  process = start(folder, "--jobs=1", "--quick")
+  _, said = process.communicate(timeout=300)
+  assert process.returncode == 1
+  assert "arm less, seed 1: ValueError: it broke. See" in said
+  assert "1 of 4 jobs have no result" in said
+  assert [name for name, _ in calls(folder)] == ["more-0", "less-0", "more-1"]
+  assert "Traceback" in (folder / "jobs/less-1.log").read_text()
+  assert not (folder / "toy/results.json").exists()
+
+
+def test_the_whole_size_writes_results_and_readme(tmp_path, capsys):
+  folder = write_toy(tmp_path)
+  do_jobs(folder, EVERY)
+  assert in_process(folder) == 0
+  results = json.loads((folder / "toy/results.json").read_text())
+  assert results["verdict"] == "reproduced" and results["commit"] == ["abc"]
+  assert results["metrics"]["more/size"]["n"] == 8
+  assert set(results["per_seed"]) == set(map(str, range(8)))
+  more = [v["more/size"] for v in results["per_seed"].values()]
+  less = [v["less/size"] for v in results["per_seed"].values()]
+  mean = sum(a - b for a, b in zip(more, less, strict=True)) / 8
+  assert results["outcomes"][0]["mean"] == pytest.approx(mean)
+  assert results["curves"]["more"][1]["size"] == pytest.approx(
+    2 * sum(more) / 8
+  )
+  readme = (folder / "toy/README.md").read_text()
+  assert f"{mean:+.4f}" in readme and "**reproduced**" in readme
+  assert "12,000" in readme and "commit abc" in readme
+  assert (folder / "toy/plot.png").stat().st_size > 5_000
+  assert "| reproduced |" in (folder / "README.md").read_text()
+  assert "reproduced" in capsys.readouterr().out
+
+
+def test_a_quick_run_is_no_result(tmp_path, capsys):
+  folder = write_toy(tmp_path, expected=-1)
+  do_jobs(folder, EVERY[:4])
+  assert in_process(folder, quick=True) == 0
+  out = capsys.readouterr().out
+  assert "A quick run: a check of the machinery, not a result." in out
+  assert not (folder / "toy/results.json").exists()
+  quick = json.loads((folder / "jobs/results.json").read_text())
+  assert quick["size"] == "quick" and quick["verdict"] in ("reversed", "null")
+
+
+def test_results_of_another_design_are_refused_or_marked(tmp_path):
+  folder = write_toy(tmp_path)
+  do_jobs(folder, EVERY)
+  assert in_process(folder) == 0
+  mini = folder / "toy/mini.py"
+  mini.write_text(mini.read_text().replace("More is more.", "Less is more."))
+  with pytest.raises(UserError, match="another version of this experiment's"):
+    in_process(folder)
+  design = load_design(folder, "toy", "mini")
+  results = json.loads((folder / "toy/results.json").read_text())
+  assert "mini.py has changed since" in in_words(design, results)
+
+
+def test_results_of_two_commits_are_named(tmp_path):
+  folder = write_toy(tmp_path)
+  do_jobs(folder, EVERY[:8])
+  do_jobs(folder, EVERY[8:], commit="def")
+  assert in_process(folder) == 0
+  assert "commit abc and def" in (folder / "toy/README.md").read_text()
+
+
+def test_tuning_names_the_best_rate_of_each_arm(tmp_path, capsys):
+  folder = write_toy(tmp_path)
+  jobs = [Job(a, 100, r) for a in ("more", "less") for r in (0.1, 1.0)]
+  do_jobs(folder, jobs)
+  assert in_process(folder, tune=True) == 0
+  out = capsys.readouterr().out
+  assert "| size, seeds (100,) | 0.1 | 1 |" in out
+  assert out.count("**") == 4 and not (folder / "toy/results.json").exists()
+
+
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    (
+      ('metric="size", arm="more", less', 'metric="size", arm="most", less'),
+      "'more than less' names arm 'most'. Known: more, less",
+    ),
+    (("above=0.0", "above=0.0, below=1.0"), "needs one of above and below"),
+    (('falsified="less is more",', ""), r"lacks \['falsified'\]"),
+    (("import time", "import tim"), r"mini.py:5: ModuleNotFoundError"),
+  ],
+)
+def test_a_design_that_is_not_whole_is_named(tmp_path, change, message):
+  folder = write_toy(tmp_path)
+  path = folder / "toy/mini.py"
+  text = path.read_text().replace(*change)
+  assert text != path.read_text()
+  path.write_text(text)
+  with pytest.raises(UserError, match=message):
+    load_design(folder, "toy", "mini")
+
+
+def test_unknown_names_list_the_known_ones(tmp_path):
+  folder = write_toy(tmp_path)
+  with pytest.raises(UserError, match="'tow' is not known.*: toy"):
+    load_design(folder, "tow", "mini")
+  with pytest.raises(UserError, match="no preset 'lm'. It has: mini"):
+    load_design(folder, "toy", "lm")
+  with pytest.raises(UserError, match="rm-jax train --config="):
+    load_design(folder, "toy", "full")
+  with pytest.raises(UserError, match="expected folders with a mini.py"):
+    load_design(tmp_path / "nowhere", "toy", "mini")
+
+
+def test_a_readme_of_an_experiment_not_run_says_so(tmp_path):
+  folder = write_toy(tmp_path)
+  text = filled((folder / "toy/README.md").read_text(), folder / "toy", "toy")
+  assert "Not run yet: `rm-jax experiment toy`." in text
+  assert filled(text, folder / "toy", "toy") == text
+
+
+def test_a_metric_that_is_no_number_fails_its_job(tmp_path):
+  folder = write_toy(tmp_path)
+  path = folder / "toy/mini.py"
+  path.write_text(path.read_text().replace("12_000", "float('nan')"))
+  do_jobs(folder, EVERY[:1])
+  log = (folder / "jobs/more-0.log").read_text()
+  assert "metric tokens is not a number" in log
+
+
+def test_the_table_has_what_was_published(tmp_path):
+  folder = write_toy(tmp_path)
+  do_jobs(folder, EVERY)
+  in_process(folder)
+  design = load_design(folder, "toy", "mini")
+  results = json.loads((folder / "toy/results.json").read_text())
+  lines = table(design, results).splitlines()
+  assert lines[0] == "| arm | size | tokens |"
+  assert lines[-1] == "Checks: sizes are there: holds."
+  assert "| reproduced (8 of 8 seeds) | +2 | a toy |" in lines[-3]

@@ -1,0 +1,147 @@
+"""Every experiment that ships: its design, its jobs, its README, its config."""
+
+import functools
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+import tiny_run
+
+from rm_jax.ablation.design import find_experiments, load_design, load_file
+from rm_jax.ablation.report import filled, read_results
+from rm_jax.config import validate
+from rm_jax.models.sharding import make_mesh
+from rm_jax.train import loop
+from rm_jax.train.optim import make_optimizer, make_schedule
+from rm_jax.train.tasks import read_tasks
+
+ROOT = pathlib.Path(__file__).parents[1]
+FOLDER = ROOT / "experiments"
+KEYS = find_experiments(FOLDER)
+DESIGNS = {key: load_design(FOLDER, key, "mini") for key in KEYS}
+FULL = sorted(p.parent.name for p in FOLDER.glob("*/full.py"))
+CHIPS = {  # of the slice that the config's own words name
+  "ouyang2022_instructgpt": 64,
+  "touvron2023_llama2": 256,
+  "zhu2024_starling": 64,
+}
+
+
+def check_job(design, arm):
+  """Two train steps, and every metric that the design reads of the arm."""
+  metrics, curve = design.job(arm, 100, **design.sizes["two_steps"])
+  assert all(np.isfinite(value) for value in metrics.values())
+  for each in (*design.outcomes, *design.checks, *design.conditions):
+    if arm in (each.arm, each.less):
+      assert each.metric in metrics, (arm, each.name)
+  for row in curve:
+    assert design.outcomes[0].metric in row and "step" in row
+  return metrics
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_job_takes_two_train_steps(key):
+  design = DESIGNS[key]
+  check_job(design, next(iter(design.arms)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "key, arm", [(key, arm) for key in KEYS for arm in DESIGNS[key].arms]
+)
+def test_every_arm_takes_two_train_steps(key, arm):
+  check_job(DESIGNS[key], arm)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_design_keeps_to_the_protocol(key):
+  design = DESIGNS[key]
+  assert design.seeds == tuple(range(8))
+  if design.tuning is not None:
+    assert not set(design.tuning.seeds) & set(design.seeds)
+  assert set(design.quick_seeds) < set(design.seeds)
+  assert f"rm-jax experiment {key}" in load_file(design.path).__doc__
+  assert design.checks and design.falsified
+
+
+@pytest.mark.parametrize("key", [*KEYS, ""])
+def test_readmes_are_printed_from_their_results(key):
+  # Catches a number edited by hand, results without their table, and a design
+  # that was changed after its run and not marked.
+  folder = FOLDER / key
+  text = (folder / "README.md").read_text()
+  assert filled(text, folder, key) == text, "run: rm-jax report experiments"
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_readme_has_all_marks_and_what_would_falsify(key):
+  text = (FOLDER / key / "README.md").read_text()
+  for mark in ("<!-- verdict -->", "<!-- table -->", "<!-- run -->"):
+    assert mark in text
+  assert "falsified" in text and f"rm-jax experiment {key}\n" in text
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_results_that_ship_are_whole_and_of_their_design(key):
+  design = DESIGNS[key]
+  results = read_results(design)
+  if results is None:
+    pytest.skip("not run yet")
+  assert results["size"] == "whole"
+  assert results["seeds"] == list(design.seeds)
+  assert results["jobs"] == len(design.seeds) * len(design.arms)
+  assert not any(commit.endswith("+") for commit in results["commit"])
+  assert (FOLDER / key / "plot.png").exists()
+  for entry in results["metrics"].values():
+    assert entry["seeds"] == list(design.seeds)
+
+
+def test_every_full_config_names_its_slice():
+  assert set(CHIPS) == set(FULL)
+
+
+@pytest.mark.parametrize("key", FULL)
+def test_a_full_config_fits_its_slice(key):
+  # Catches a key that moved, blocks that do not split over the slice, a row
+  # that the alignment does not divide.
+  module = load_file(FOLDER / key / "full.py")
+  c = module.get_config()
+  c.data.source = "records.jsonl"
+  validate(c)
+  read_tasks(c)
+  make_optimizer(c.optim, make_schedule(c.optim, c.num_train_steps))
+  assert c.mesh.data * c.mesh.fsdp * c.mesh.tensor == CHIPS[key]
+  assert f"{CHIPS[key]} chips" in module.__doc__
+  assert c.data.blocks % (c.mesh.data * c.mesh.fsdp) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", FULL)
+def test_a_full_config_shrinks_to_two_train_steps(key, tmp_path, monkeypatch):
+  one = functools.partial(make_mesh, devices=jax.devices()[:1])
+  monkeypatch.setattr(loop, "make_mesh", one)
+  c = load_file(FOLDER / key / "full.py").get_config()
+  rng = np.random.default_rng(0)
+  rows = [dict(row, strength=n % 4) for n, row in enumerate(tiny_run.pairs(40))]
+  if c.loss.name != "bradley_terry_margin":
+    rows = [
+      {
+        "prompt": f"{tiny_run.sentence(rng, 4)} {n}",
+        "completions": [tiny_run.sentence(rng, 3 + k) for k in range(4)],
+        "ranks": [0, 1, 2, 3],
+      }
+      for n in range(40)
+    ]
+  source = tiny_run.write_rows(tmp_path / "rows.jsonl", rows)
+  tokenizer = tiny_run.write_tokenizer(tmp_path / "tokenizer")
+  c.update_from_flattened_dict(
+    {k: v for k, v in tiny_run.TINY.items() if k != "init.from"}
+  )
+  c.init["from"], c.init.tokenizer = "random:tiny", str(tokenizer)
+  c.data.source, c.data.align, c.data.blocks = str(source), 1, 1
+  c.num_train_steps, c.mesh.fsdp, c.mesh.tensor = 2, 1, 1
+  assert loop.train(c, tmp_path / "run", command="") == 0
+  results = json.loads((tmp_path / "run/results.json").read_text())
+  assert results["num_train_steps"] == 2
