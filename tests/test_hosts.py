@@ -31,6 +31,7 @@ CHANGES = dict(
   # the step would be noise of size lr.
   optim__eps=1e-3,
 )
+HANGS = 600  # seconds after which a process is not slow but stuck
 CUT = "--config.mesh.fsdp=2"  # parameters are cut as well
 
 # In a host that is not the first, which logs nothing: after the row of a step.
@@ -72,7 +73,7 @@ def finish(processes):
   """[(exit code, stdout, stderr)], in the order of the hosts."""
   out = []
   for process in processes:
-    said = process.communicate(timeout=180)
+    said = process.communicate(timeout=HANGS)
     out.append((process.returncode, *said))
   return out
 
@@ -135,10 +136,9 @@ def test_two_hosts_are_one_run(files, whole, tmp_path):
   assert_same_run(workdir, whole)
   # The first host speaks and writes, the other does not.
   assert "on 2 hosts" in out and "report.html" in out
-  assert quiet == ""
-  assert sorted(p.name for p in workdir.iterdir()) == sorted(
-    [*(p.name for p in whole.iterdir()), "report.html", "plots"]
-  )
+  assert [x for x in quiet.splitlines() if x and "[Gloo]" not in x] == []
+  names = {p.name for p in workdir.iterdir() if p.suffix != ".png"}
+  assert names == {p.name for p in whole.iterdir()} | {"report.html"}
   # One process reads what two wrote.
   best = json.loads((workdir / "best.json").read_text())
   assert checkpoint.load_params(workdir, "best", None)[1] == best["step"]
@@ -154,8 +154,8 @@ def test_a_run_goes_on_with_other_hosts_and_devices(files, whole, tmp_path):
   first, second = tiny_run.start_hosts(
     [*go, CUT], before=("", AT_ROW.format(step=3, signal="SIGKILL", sleep=0))
   )
-  at = float(second.communicate(timeout=180)[0].split("at ")[1])
-  _, err = first.communicate(timeout=60)
+  at = float(second.communicate(timeout=HANGS)[0].split("at ")[1])
+  _, err = first.communicate(timeout=HANGS)
   assert time.time() - at < 20
   assert second.returncode == -signal.SIGKILL
   assert first.returncode != 0
