@@ -33,6 +33,7 @@ STEPS = "checkpoints"  # folder of a workdir, one folder a step
 BEST = "best"
 SMALL = ("run.json", "best.json")  # what a run that goes on reads
 BUCKETS = ("gs", "s3")  # what orbax writes to by itself
+BY_HOSTS = "written_by_hosts"  # of mirror.json: checkpoints were not copied
 
 
 class Mirror(NamedTuple):
@@ -72,6 +73,13 @@ def open_mirror(workdir: str | Path) -> Mirror:
   done = _finished(place)
   if done is None:
     return mirror
+  if many and done and not _index(place).get(BY_HOSTS):
+    # Copied files lack the mark by which orbax knows a whole checkpoint of a
+    # bucket: it would begin the run anew, in silence.
+    raise UserError(
+      f"--workdir={url} was begun by one process and goes on with one: start "
+      "it without --distributed, or copy it to a folder that all hosts see."
+    )
   with reached(url):
     root = place.path.rstrip("/") + "/"
     for path in place.fs.find(place.path):
@@ -154,8 +162,9 @@ def push(mirror: Mirror) -> None:
     for f in mirror.folder.rglob("*")
     if f.is_file()
   }
+  by_hosts = mirror.place == mirror.url
   steps = {_step(name) for name in files} - {""}
-  if mirror.place == mirror.url:  # they lie there already, and are whole
+  if by_hosts:  # they lie there already, and are whole
     steps = _steps_at(place)
   steps = sorted(steps)
   # Depth first: best/ before best.json, which says what to read there.
@@ -168,8 +177,8 @@ def push(mirror: Mirror) -> None:
         place.fs.makedirs(path.rpartition("/")[0], exist_ok=True)
         place.fs.put_file(str(files[name]), path)
         mirror.sent[name] = stamp
-    index = json.dumps({STEPS: steps}).encode()
-    place.fs.pipe_file(_at(place, INDEX), index)
+    index = {STEPS: steps} | ({BY_HOSTS: True} if by_hosts else {})
+    place.fs.pipe_file(_at(place, INDEX), json.dumps(index).encode())
     for name in sorted(mirror.sent.keys() - files.keys()):
       place.fs.rm_file(_at(place, name))
       del mirror.sent[name]
@@ -181,7 +190,11 @@ def _finished(place) -> set | None:
     place.fs.invalidate_cache()
     if not place.fs.exists(_at(place, INDEX)):
       return None
-    return set(json.loads(place.fs.cat_file(_at(place, INDEX)))[STEPS])
+    return set(_index(place)[STEPS])
+
+
+def _index(place) -> dict:
+  return json.loads(place.fs.cat_file(_at(place, INDEX)))
 
 
 def _steps_at(place) -> set:
