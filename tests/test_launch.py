@@ -128,3 +128,12 @@ def test_the_manifest_restarts_what_may_go_on_and_nothing_else():
   (container,) = job["template"]["spec"]["containers"]
   assert container["args"][:2] == ["train", "--distributed=auto"]
   assert any(x.startswith("--workdir=gs://") for x in container["args"])
+
+
+def test_the_commands_of_the_page_are_those_of_the_script():
+  text = (LAUNCH.parent / "docs" / "pods.md").read_text().replace("\\\n", " ")
+  lines = [x for x in text.splitlines() if x.startswith("launch/tpu_pod.sh")]
+  assert len(lines) == 7
+  for line in lines:
+    code, out, err = launch(*shlex.split(line, comments=True)[1:])
+    assert code == 0 and out.startswith(("gcloud", "git")), err
