@@ -18,7 +18,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from rm_jax.places import user_cache
-from rm_jax.types import UserError
+from rm_jax.types import LostHost, UserError
 
 PROGRAM = "rm-jax"
 FLAGS = flags.FLAGS
@@ -52,6 +52,16 @@ def _train_flags():
     "Print the packing plan, shapes, steps and memory, and stop before the "
     "first step; needs no --workdir.",
   )
+  _distributed_flag()
+
+
+def _distributed_flag():
+  flags.DEFINE_string(
+    "distributed",
+    "",
+    "This process is one of several, the same command on every host: auto (TPU "
+    "VM pods, GKE, Slurm), or COORDINATOR:PORT,PROCESSES,INDEX. Empty: alone.",
+  )
 
 
 def _train(command: str) -> int:
@@ -69,19 +79,31 @@ def _train(command: str) -> int:
     print(dry_run(FLAGS.config))
     return 0
   from rm_jax.evals.report import write_report
+  from rm_jax.train import hosts
   from rm_jax.train.loop import train
   from rm_jax.train.mirror import open_mirror, push
+  from rm_jax.train.results import commit, versions
 
+  hosts.start(FLAGS.distributed)
+  hosts.check_same(
+    {
+      "config": FLAGS.config.to_dict(),
+      "workdir": FLAGS.workdir,
+      "commit": commit(),
+      "versions": versions(),
+    }
+  )
   mirror = open_mirror(FLAGS.workdir)
   saved = functools.partial(push, mirror)
   code = train(
     FLAGS.config,
     mirror.folder,
     command=command,
+    place=mirror.place,
     saved=saved,
     started=started,
   )
-  if code == 0:
+  if code == 0 and hosts.is_first():
     print(write_report(mirror.folder))
   saved()
   return code
@@ -683,13 +705,16 @@ def main(argv: list[str] | None = None) -> None:
     code = VERBS[name].run(command, *words)
   except UserError as error:
     _fail(str(error))
-  except OSError as error:
-    if error.filename is None:
-      raise
-    _fail(f"{error.filename}: {error.strerror}")
+  except LostHost as error:
+    _fail(str(error), code=1)
   except KeyboardInterrupt:
     print(f"{PROGRAM}: interrupted", file=sys.stderr)
-    sys.exit(128 + signal.SIGINT)  # as a shell reports it
+    _leave(128 + signal.SIGINT)  # as a shell reports it
+  except Exception as error:
+    if isinstance(error, OSError) and error.filename is not None:
+      _fail(f"{error.filename}: {error.strerror}")
+    traceback.print_exc()
+    _leave(1)
   sys.exit(code)
 
 
@@ -762,6 +787,13 @@ def _unknown_key(argv: list[str]) -> str:
   return ""
 
 
-def _fail(text: str) -> None:
+def _fail(text: str, code: int = 2) -> None:
   print(f"{PROGRAM}: error: {text}", file=sys.stderr)
-  sys.exit(2)
+  _leave(code)
+
+
+def _leave(code: int) -> None:
+  hosts = sys.modules.get("rm_jax.train.hosts")
+  if hosts is not None:
+    hosts.leave(code)
+  sys.exit(code)

@@ -22,6 +22,13 @@ class UserError(ValueError):
   """
 
 
+class LostHost(RuntimeError):
+  """Another host of the run is gone; in one line what is saved.
+
+  The command line prints it without a traceback and exits with code 1.
+  """
+
+
 class Record(NamedTuple):
   """One data row as text: a prompt and its K completions.
 

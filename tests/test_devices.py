@@ -138,7 +138,7 @@ def run(way, batch):
       state, steps.put_frozen({}), steps.put_batch(batch)
     )
     logged.append({k: metrics[k] for k in ("loss", "grad_norm", "terms")})
-    states.append(steps.host_state(state))
+    states.append(jax.device_get(steps.stored(state)))
   # After one step Adam's first moment is (1 - b1) times the gradient.
   gradient = states[0].opt_state[0][0].mu
   return jax.device_get(

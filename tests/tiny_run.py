@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -108,6 +109,26 @@ def start(arguments, *, devices=2, before="") -> subprocess.Popen:
     stderr=subprocess.PIPE,
     text=True,
   )
+
+
+def start_hosts(arguments, *, before=("", ""), more=((), ())) -> list:
+  """The same command as two processes of four devices each.
+
+  Args:
+    before: code that runs first, per process.
+    more: further arguments, per process.
+  """
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    port = free.getsockname()[1]
+  return [
+    start(
+      [*arguments, *own, f"--distributed=localhost:{port},2,{index}"],
+      devices=4,
+      before=code,
+    )
+    for index, (code, own) in enumerate(zip(before, more, strict=True))
+  ]
 
 
 def rows_without_times(workdir: pathlib.Path) -> list[dict]:

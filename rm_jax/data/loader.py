@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import grain
 import numpy as np
 
-from rm_jax.data.pack import Owners, grow, lay
+from rm_jax.data.pack import Owners, find_owners, grow, lay
 from rm_jax.data.plan import Plan, demand
 from rm_jax.data.rejects import RecordError, Reject
 from rm_jax.data.split import prompt_key
@@ -241,57 +241,55 @@ def overlong_reject(record: Record, row_len: int) -> Reject:
 
 
 def lay_step(
-  data: Dataset, plan: Plan, step: int, *, host: int = 0, hosts: int = 1
+  data: Dataset, plan: Plan, step: int, *, blocks: list[int] | None = None
 ) -> tuple[Batch, Owners, dict]:
   """One batch of the plan, whose scores stand where, and its token counts.
 
-  The batch has the blocks of one host; owners and counts are of all.
+  Owners and counts are of the whole batch.
+
+  Args:
+    blocks: lay only these, in this order, as one of several hosts does; no
+      group of another block is read. None: all.
   """
-  s = plan.steps[step]
-  ids = [p.group for p in s.places]
-  groups = [data.groups[i] for i in ids]
-  pieces = [data.demands[i].pieces for i in ids]
-  shape = dict(rows=s.rows, geometry=plan.geometry)
-  batch, owners = lay(groups, pieces, list(s.places), **shape)
-  useful = int(np.count_nonzero(batch.group_ids))
+  s, g = plan.steps[step], plan.geometry
+  demands = [data.demands[p.group] for p in s.places]
   counts = {
-    "groups": len(ids),
-    "useful_tokens": useful,
-    "computed_tokens": int(batch.group_ids.size),
+    "groups": len(s.places),
+    "useful_tokens": sum(p.useful() for d in demands for p in d.pieces),
+    "computed_tokens": g.blocks * s.rows * g.row_len,
   }
-  batch = host_blocks(batch, host=host, hosts=hosts)
+  owners = find_owners([d.completions for d in demands], s.places, g)
+  own = range(g.blocks) if blocks is None else blocks
+  at = {block: n for n, block in enumerate(own)}
+  places = [p._replace(block=at[p.block]) for p in s.places if p.block in at]
+  groups = [data.groups[p.group] for p in places]
+  pieces = [data.demands[p.group].pieces for p in places]
+  shape = dict(rows=s.rows, geometry=g._replace(blocks=len(own)))
+  batch, _ = lay(groups, pieces, places, **shape)
   if data.states is not None:
     states, firsts = data.states
-    rows = batch_rows(groups, pieces, s.places, firsts, **shape)
-    mine = rows[host_part(len(rows), host=host, hosts=hosts)]
-    batch = batch._replace(hidden=read_states(states, mine))
+    rows = batch_rows(groups, pieces, places, firsts, **shape)
+    batch = batch._replace(hidden=read_states(states, rows))
   return batch, owners, counts
 
 
-def host_part(blocks: int, *, host: int, hosts: int) -> slice:
-  """The blocks of one host: a contiguous run of them, every host as many."""
-  count = blocks // hosts
-  return slice(host * count, (host + 1) * count)
-
-
-def host_blocks(batch: Batch, *, host: int, hosts: int) -> Batch:
-  """The part of a batch that one host computes, see `host_part`."""
-  part = host_part(batch.tokens.shape[0], host=host, hosts=hosts)
-  return Batch(*(None if x is None else x[part] for x in batch))
-
-
 def open_loader(
-  data: Dataset, plan: Plan, *, host: int, hosts: int, position: dict | None
+  data: Dataset,
+  plan: Plan,
+  *,
+  blocks: list[int] | None,
+  position: dict | None,
 ):
   """An iterator of (batch of this host, owners, counts) along the plan.
 
   Args:
+    blocks: those of this host; None: all, see `lay_step`.
     position: of `iterator.get_state()`, a JSON object that does not depend on
       the number of hosts; None starts at the first train step.
   """
 
   def read(step):
-    return lay_step(data, plan, int(step), host=host, hosts=hosts)
+    return lay_step(data, plan, int(step), blocks=blocks)
 
   dataset = grain.MapDataset.range(len(plan.steps)).map(read)
   options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)

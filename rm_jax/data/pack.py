@@ -194,6 +194,21 @@ class Owners(NamedTuple):
   completion: np.ndarray  # int32 [N, M]
 
 
+def find_owners(
+  sizes: list[int], places: list[Place], geometry: Geometry
+) -> Owners:
+  """Where `lay` puts the scores of groups of these many completions."""
+  shape = (geometry.blocks, geometry.completions)
+  owners = Owners(np.full(shape, -1, np.int32), np.full(shape, -1, np.int32))
+  used = np.zeros(geometry.blocks, np.int32)
+  for size, place in zip(sizes, places, strict=True):
+    mine = used[place.block] + np.arange(size)
+    used[place.block] += size
+    owners.group[place.block, mine] = place.group
+    owners.completion[place.block, mine] = np.arange(size)
+  return owners
+
+
 def lay(
   groups: list[TokenizedGroup],
   pieces: list[tuple[Piece, ...]],
@@ -210,10 +225,7 @@ def lay(
   """
   g = geometry
   batch = empty_batch(g, rows)
-  owners = Owners(
-    np.full((g.blocks, g.completions), -1, np.int32),
-    np.full((g.blocks, g.completions), -1, np.int32),
-  )
+  owners = find_owners([len(x.tokens) for x in groups], places, g)
   trees = np.zeros((g.blocks, rows), np.int32)  # used so far, per row
   slots = np.zeros((g.blocks, rows), np.int32)
   comparisons, listed, completions = np.zeros((3, g.blocks), np.int32)
@@ -244,8 +256,6 @@ def lay(
     batch.completion_index[n, mine] = reads
     batch.completion_where[n, mine] = True
     batch.completion_task[n, mine] = group.task
-    owners.group[n, mine] = place.group
-    owners.completion[n, mine] = np.arange(len(reads))
     if len(group.comparisons):
       c = comparisons[n] + np.arange(len(group.comparisons))
       comparisons[n] += len(c)

@@ -49,7 +49,7 @@ def make_mesh(*, data: int, fsdp: int, tensor: int, devices=None) -> Mesh:
   if data * fixed != len(devices):
     raise UserError(
       f"config.mesh={{data: {data}, fsdp: {fsdp}, tensor: {tensor}}} covers "
-      f"{data * fixed} devices, this process sees {len(devices)}. Set "
+      f"{data * fixed} devices, there are {len(devices)}. Set "
       "config.mesh.data=-1 and let fsdp * tensor divide the device count."
     )
   return Mesh(
@@ -109,3 +109,60 @@ def check_divides(boxed, shards, mesh: Mesh) -> None:
 def block_sharding(mesh: Mesh) -> NamedSharding:
   """How a batch is cut: its blocks over data and fsdp."""
   return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def own_blocks(mesh: Mesh, blocks: int) -> list[int]:
+  """The blocks of a batch that devices of this process hold, in order.
+
+  All of them where there is one process. Read off the mesh: blocks need not
+  follow the numbers of the processes, and where a tensor axis spans two
+  processes both hold the same ones.
+  """
+  held = set()
+  for index in (
+    block_sharding(mesh).addressable_devices_indices_map((blocks,)).values()
+  ):
+    held.update(range(blocks)[index[0]])
+  return sorted(held)
+
+
+def put_blocks(batch, mesh: Mesh):
+  """A batch over the devices, from the blocks that each process holds.
+
+  Args:
+    batch: numpy arrays [n, ...] of the n blocks of `own_blocks`.
+  """
+  sharding = block_sharding(mesh)
+  if not mesh.is_multi_process:
+    return jax.device_put(batch, sharding)
+  parts = mesh.shape["data"] * mesh.shape["fsdp"]
+  held = own_blocks(mesh, parts)
+
+  def put(x):
+    each = len(x) // len(held)  # blocks of a device
+
+    def read(index):
+      first = held.index((index[0].start or 0) // each) * each
+      return x[first : first + each]
+
+    shape = (each * parts, *x.shape[1:])
+    return jax.make_array_from_callback(shape, sharding, read)
+
+  return jax.tree.map(put, batch)
+
+
+def put_tree(tree, shards):
+  """A tree over the devices; every process has the same values of it.
+
+  Leaves that lie on the devices of all processes already stay or move there.
+  """
+
+  def put(x, shard):
+    placed = isinstance(x, jax.Array) and not x.is_fully_addressable
+    if placed or shard.is_fully_addressable:
+      return jax.device_put(x, shard)
+    # device_put would compare the whole value over all processes.
+    whole = np.asarray(x)
+    return jax.make_array_from_callback(whole.shape, shard, lambda i: whole[i])
+
+  return jax.tree.map(put, tree, shards)

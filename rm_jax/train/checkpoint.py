@@ -16,7 +16,9 @@ import shutil
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
+from rm_jax.places import scheme
 from rm_jax.types import UserError
 
 
@@ -27,7 +29,7 @@ def write_json(path: pathlib.Path, value) -> None:
   os.replace(beside, path)
 
 
-def _manager(folder: pathlib.Path, keep: int) -> ocp.CheckpointManager:
+def _manager(place: str | pathlib.Path, keep: int) -> ocp.CheckpointManager:
   options = ocp.CheckpointManagerOptions(
     max_to_keep=keep, create=True, cleanup_tmp_directories=True
   )
@@ -37,19 +39,29 @@ def _manager(folder: pathlib.Path, keep: int) -> ocp.CheckpointManager:
     "position": ocp.JsonCheckpointHandler(),
     "params": ocp.StandardCheckpointHandler(),
   }
-  return ocp.CheckpointManager(
-    folder.absolute(), options=options, item_handlers=handlers
-  )
+  return ocp.CheckpointManager(place, options=options, item_handlers=handlers)
 
 
-def open_checkpoints(workdir: pathlib.Path, *, keep: int):
-  """The manager of resumable checkpoints; close it when done."""
-  return _manager(workdir / "checkpoints", keep)
+def _inside(place: str | pathlib.Path, name: str) -> epath.Path:
+  """A folder of a workdir, or of a bucket, whose URL stays what it is.
+
+  pathlib would make gs:/bucket of gs://bucket, a folder of this machine.
+  """
+  return epath.Path(place if scheme(place) else place.absolute()) / name
+
+
+def open_checkpoints(place: str | pathlib.Path, *, keep: int):
+  """The manager of resumable checkpoints; close it when done.
+
+  Args:
+    place: the workdir; with several hosts one they all see, a folder or a URL.
+  """
+  return _manager(_inside(place, "checkpoints"), keep)
 
 
 def nbytes(tree) -> int:
-  """Bytes of all leaves."""
-  return sum(np.asarray(x).nbytes for x in jax.tree.leaves(tree))
+  """Bytes of all leaves, over all devices where they are cut."""
+  return sum(x.nbytes for x in jax.tree.leaves(tree))
 
 
 def save(manager, step: int, state, position: dict) -> None:
@@ -69,11 +81,12 @@ def save(manager, step: int, state, position: dict) -> None:
 
 
 def _write(manager, step, need, **items):
-  folder = pathlib.Path(manager.directory)
-  free = shutil.disk_usage(folder).free
-  if need > free:
-    sizes = f"{need:,} bytes needed, {free:,} free"
-    raise UserError(_no_room(folder, step, sizes))
+  folder = manager.directory
+  if not scheme(folder):  # a bucket has no end
+    free = shutil.disk_usage(folder).free
+    if need > free:
+      sizes = f"{need:,} bytes needed, {free:,} free"
+      raise UserError(_no_room(folder, step, sizes))
   try:
     manager.save(step, args=ocp.args.Composite(**items), force=True)
     manager.wait_until_finished()
@@ -105,8 +118,11 @@ def _no_room(folder, step, reason):
 def restore(manager, state):
   """(state, position) of the latest checkpoint, or None if there is none.
 
+  Whatever mesh and number of hosts wrote it, every host reads its own shards.
+
   Args:
-    state: a TrainState of arrays or shapes: what is expected.
+    state: a TrainState of shapes, what is expected: leaves that have a sharding
+      come as arrays laid out so, the others in numpy.
 
   Raises:
     UserError: the checkpoint holds other shapes or types (another config).
@@ -114,10 +130,8 @@ def restore(manager, state):
   step = manager.latest_step()
   if step is None:
     return None
-  folder = pathlib.Path(manager.directory) / str(step)
-  target = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state._asdict()
-  )
+  folder = manager.directory / str(step)
+  target = jax.tree.map(_target, state._asdict())
   _same_shapes(manager, step, target, folder)
   out = manager.restore(
     step,
@@ -126,7 +140,17 @@ def restore(manager, state):
       position=ocp.args.JsonRestore(),
     ),
   )
-  return type(state)(**jax.device_get(out.state)), out.position
+  return type(state)(**out.state), out.position
+
+
+def _target(x):
+  """What orbax is to make of a leaf: an array with a sharding, or numpy.
+
+  Numpy by name: else it asks for the devices that wrote the leaf.
+  """
+  if getattr(x, "sharding", None) is not None:
+    return x
+  return np.empty(x.shape, x.dtype)
 
 
 def _same_shapes(manager, step, target, folder):
@@ -162,9 +186,9 @@ def _name(path) -> str:
   )
 
 
-def save_best(workdir: pathlib.Path, step: int, params: dict) -> None:
+def save_best(place: str | pathlib.Path, step: int, params: dict) -> None:
   """Replaces the best parameters of the run; the old ones go last."""
-  with contextlib.closing(_manager(workdir / "best", 1)) as manager:
+  with contextlib.closing(_manager(_inside(place, "best"), 1)) as manager:
     if step not in manager.all_steps():
       saved = ocp.args.StandardSave(params)
       _write(manager, step, nbytes(params), params=saved)
@@ -189,8 +213,10 @@ def load_params(
     )
   step = max(steps) if step is None else step
   name = "params" if which == "best" else "state"
+  path = epath.Path((folder / str(step) / name).absolute())
+  shapes = ocp.StandardCheckpointHandler().metadata(path).tree
   with ocp.StandardCheckpointer() as reader:
-    tree = jax.device_get(
-      reader.restore((folder / str(step) / name).absolute())
-    )
+    # Numpy by name: else orbax asks for the devices that wrote it.
+    whole = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), shapes)
+    tree = reader.restore(path, whole)
   return (tree if which == "best" else tree["params"]), step

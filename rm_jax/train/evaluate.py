@@ -57,11 +57,13 @@ def read_head(head: HeadSpec, raw, batch: Batch):
 
 
 def eval_body(spec: ModelSpec, loss: LossSpec | None, axis: str | None):
-  """The function (trained, frozen, batch) -> (scores, slot scores, sums).
+  """The function (trained, frozen, batch) -> (scores, slots, sums, whose).
 
-  scores [N, M] one per completion, slot scores [N, R, S], both float32, by the
-  head of the completion's task (`read_head`). Sums are those of `loss`, {}
-  without one; `axis` names the pmap axis, if any.
+  scores [N, M] one per completion, slots [N, R, S] one per slot, both float32,
+  by the head of the completion's task (`read_head`). Sums are those of `loss`,
+  {} without one; `axis` names the pmap axis, if any. whose [N, R, S] is the
+  completion of each slot, -1 where nothing is read: a host has the slots of its
+  own blocks only, and the scores of all.
   """
 
   def body(trained: dict, frozen: dict, batch: Batch):
@@ -84,7 +86,8 @@ def eval_body(spec: ModelSpec, loss: LossSpec | None, axis: str | None):
         mine = slot_tasks(batch) == task
         scores = jnp.where(mine, own[0], scores)
         slots = jnp.where(mine, own[1], slots)
-    return completion_scores(scores, batch), slots, sums
+    whose = jnp.where(batch.score_where, batch.slot_completion, -1)
+    return completion_scores(scores, batch), slots, sums, whose
 
   return body
 
@@ -97,29 +100,30 @@ class Scored(NamedTuple):
   sums: dict  # {term: (sum, weight)} float64, over the whole set
 
 
-def score_dataset(evaluate, data: Dataset, plan: Plan) -> Scored:
+def score_dataset(
+  evaluate, data: Dataset, plan: Plan, *, blocks: list[int] | None = None
+) -> Scored:
   """Every group scored once; loss sums are added in float64.
 
   Args:
-    evaluate: batch (numpy) -> (completion scores [N, M], slot scores
-      [N, R, S], {term: (sum, weight)}).
+    evaluate: batch (numpy) of the own blocks -> what `eval_body` returns, of
+      all blocks.
     plan: of `make_eval_plan`: each group exactly once.
+    blocks: those of this host; None: all, see `lay_step`.
   """
   completions = [np.zeros(len(g.tokens), np.float32) for g in data.groups]
   slots = [[None] * len(g.tokens) for g in data.groups]
   sums = {}
   for step in range(len(plan.steps)):
-    batch, owners, _ = lay_step(data, plan, step)
-    by_completion, by_slot, terms = evaluate(batch)
-    by_completion, by_slot = np.asarray(by_completion), np.asarray(by_slot)
+    batch, owners, _ = lay_step(data, plan, step, blocks=blocks)
+    by_completion, by_slot, terms, whose = evaluate(batch)
     for term, (total, weight) in terms.items():
       before = sums.get(term, (0.0, 0.0))
       sums[term] = (before[0] + float(total), before[1] + float(weight))
     for n, m in zip(*np.nonzero(owners.group >= 0), strict=True):
       group, k = owners.group[n, m], owners.completion[n, m]
       completions[group][k] = by_completion[n, m]
-      mine = batch.score_where[n] & (batch.slot_completion[n] == m)
-      slots[group][k] = by_slot[n][mine]
+      slots[group][k] = by_slot[n][whose[n] == m]
   return Scored(completions, slots, sums)
 
 

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 from absl import logging
+from jax.experimental.multihost_utils import process_allgather
 from ml_collections import ConfigDict
 
 from rm_jax.data.tokenizers import check_vocab_size
@@ -353,10 +354,15 @@ def digest(params: dict) -> str:
   """
   found = hashlib.sha256()
   for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-    array = np.ascontiguousarray(jax.device_get(leaf))
-    name = f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}"
+    name = f"{jax.tree_util.keystr(path)} {np.dtype(leaf.dtype)} {leaf.shape}"
     found.update(name.encode())
-    found.update(array.data)
+    # Of what is cut over several hosts none could hold a whole stack: a layer
+    # at a time, which are the same bytes.
+    spans = isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+    layered = spans and leaf.ndim > 2
+    for part in (leaf[i] for i in range(len(leaf))) if layered else (leaf,):
+      whole = process_allgather(part, tiled=True) if spans else part
+      found.update(np.ascontiguousarray(jax.device_get(whole)).data)
   return found.hexdigest()
 
 

@@ -75,6 +75,30 @@ class Log:
       self.sync()
 
 
+class Silent:
+  """In place of `Log` on every host but the first: keeps the time only."""
+
+  def __init__(self):
+    self.clock = time.perf_counter()
+
+  seconds = Log.seconds
+
+  def write(self, row: dict) -> None:
+    """The first host has the same row."""
+
+  def progress(self, text: str) -> None:
+    """The first host's bar moves."""
+
+  def say(self, text: str) -> None:
+    """The first host says it."""
+
+  def sync(self) -> None:
+    """Nothing is on its way to a disk."""
+
+  def close(self) -> None:
+    """Nothing is open."""
+
+
 def _cut(path: pathlib.Path, step: int) -> None:
   """Drops rows after `step` and a half-written last line."""
   if not path.exists():

@@ -4,12 +4,10 @@ import contextlib
 import json
 import math
 import pathlib
-import signal
 import time
 from concurrent import futures
 
 import jax
-import numpy as np
 
 from rm_jax.config import validate
 from rm_jax.data.loader import open_loader, policy
@@ -20,7 +18,8 @@ from rm_jax.data.tokenizers import (
   load_tokenizer,
 )
 from rm_jax.kernels.splash import check_jax, check_rows
-from rm_jax.models.sharding import make_mesh
+from rm_jax.models.sharding import make_mesh, own_blocks
+from rm_jax.train import hosts
 from rm_jax.train.checkpoint import (
   is_disk_full,
   open_checkpoints,
@@ -37,7 +36,7 @@ from rm_jax.train.init import (
   digest,
   init_from,
 )
-from rm_jax.train.log import Log
+from rm_jax.train.log import Log, Silent
 from rm_jax.train.optim import (
   make_optimizer,
   make_schedule,
@@ -47,9 +46,9 @@ from rm_jax.train.optim import (
 from rm_jax.train.results import results, write_scores
 from rm_jax.train.sets import load_sets, train_plan, write_trained_on
 from rm_jax.train.stages import Stages
-from rm_jax.train.step import TrainState, check_cuts, make_steps
+from rm_jax.train.step import check_cuts, make_steps
 from rm_jax.train.tasks import objective, read_tasks
-from rm_jax.types import UserError
+from rm_jax.types import LostHost, UserError
 
 LOWER_IS_BETTER = ("loss", "error", "brier")  # parts of metric names
 PREEMPTED = 75  # exit code: asked to stop, saved, run me again
@@ -64,6 +63,7 @@ def train(
   workdir: pathlib.Path,
   *,
   command: str,
+  place: str | pathlib.Path | None = None,
   saved=nothing,
   started: float | None = None,
 ) -> int:
@@ -71,17 +71,28 @@ def train(
 
   Leaves run.json, trained_on.json, metrics.jsonl, tensorboard/, checkpoints/,
   best/, rejects.jsonl, scores.npz (of the evaluation set) and results.json.
-  The same command again goes on from the last checkpoint, bit for bit.
+  The same command again goes on from the last checkpoint, bit for bit; on
+  another mesh or number of hosts it sees the same data in the same order.
 
   Args:
+    place: where checkpoints/ and best/ are, a folder or URL that all hosts see;
+      None: in `workdir`. Of several hosts only the first has the workdir of the
+      run, the others one to themselves.
     saved: () -> None, called after every checkpoint.
     started: time.perf_counter() where the command began; None: now.
   """
   stages = Stages(time.perf_counter() if started is None else started)
+  place = workdir if place is None else place
   try:
-    return _train(config, workdir, command, saved, stages)
-  except OSError as error:
-    if not is_disk_full(error):
+    return _train(config, workdir, place, command, saved, stages)
+  except Exception as error:
+    if hosts.is_lost(error):
+      raise LostHost(
+        f"{place}: another host of this run is gone: its own log says why "
+        f"({_first_line(error)}). Saved checkpoints are whole: start the same "
+        "command on all hosts again to go on."
+      ) from error
+    if not isinstance(error, OSError) or not is_disk_full(error):
       raise
     raise UserError(
       f"{workdir}: no room on its disk ({error}). Saved checkpoints are whole: "
@@ -89,7 +100,11 @@ def train(
     ) from error
 
 
-def _train(config, workdir, command, saved, stages):
+def _first_line(error) -> str:
+  return str(error).strip().partition("\n")[0][:200]
+
+
+def _train(config, workdir, place, command, saved, stages):
   stages.done("imports")
   validate(config)
   if config.compute.attention == "splash":
@@ -114,6 +129,8 @@ def _train(config, workdir, command, saved, stages):
   # Beside the reading of the data: hashing leaves Python to other threads.
   hashing = futures.ThreadPoolExecutor(1)
   hashed = hashing.submit(digest, frozen)
+  if mesh.is_multi_process:
+    hashed.result()  # its collectives must not meet others
   hashing.shutdown(wait=False)
   stages.done("model")
 
@@ -132,6 +149,7 @@ def _train(config, workdir, command, saved, stages):
     align=config.data.align,
   )
 
+  blocks = own_blocks(mesh, config.data.blocks)
   stages.done("plan")
 
   # ---------------------------------------------------------------- steps
@@ -146,32 +164,46 @@ def _train(config, workdir, command, saved, stages):
     mesh=mesh,
     known_states=bool(config.train.cache_hidden),
   )
-  state = TrainState(
-    np.int32(0), np.int32(0), trained, jax.jit(optimizer.init)(trained)
+  base = hashed.result()
+  # Hosts with other data or weights would train on, each its own model.
+  hosts.check_same(
+    {
+      "counts of the data": sets.counts,
+      "prompts of the data": hosts.digest(
+        sets.train.prompts + sets.test.prompts
+      ),
+      "tokenizer": fingerprint(tokenizer, tokenizer.chat_template, {}),
+      "weights that do not train": base,
+    }
   )
-  checkpoints = open_checkpoints(workdir, keep=config.train.keep)
-  found = restore(checkpoints, state)
+  checkpoints = open_checkpoints(place, keep=config.train.keep)
+  found = restore(checkpoints, steps.stored_shape(trained))
   position = None
   changed = []
-  base = hashed.result()
-  if found is not None:
+  if found is None:
+    state = steps.first_state(trained)
+  else:
     state, position = found
+    state = steps.put_state(state)
     check_base(workdir, base)
     changed = _changed(workdir, config, tokenizer, reading)
   # After `restore`: a config that does not fit must not replace the one that
   # made the checkpoints.
   write_run(workdir, config, spec, tokenizer, reading, base)
-  first, skipped = int(state.step), int(state.skipped)
+  first, skipped = _counters(steps, state)
   if config.train.cache_hidden:
     sets = with_states(config, spec, frozen, base, sets, tokenizer, mesh)
     frozen = without_frozen_layers(frozen, spec.frozen)
     stages.done("hidden states")
-  state = steps.put_state(state)
   frozen = steps.put_frozen(frozen)
   del params, trained
 
   resumed = None if found is None else first
-  log = Log(workdir, step=resumed, total=config.num_train_steps)
+  log = (
+    Log(workdir, step=resumed, total=config.num_train_steps)
+    if hosts.is_first()
+    else Silent()
+  )
   log.say(summary(config, spec, sets, plan, mesh, first))
   if not first:
     log.say(heads)
@@ -187,7 +219,7 @@ def _train(config, workdir, command, saved, stages):
       out = steps.evaluate(state.params, frozen, steps.put_batch(batch))
       return jax.device_get(out)
 
-    scored = score_dataset(run, sets.test, eval_plan)
+    scored = score_dataset(run, sets.test, eval_plan, blocks=blocks)
     metrics = measure_tasks(
       sets.test,
       scored,
@@ -199,18 +231,12 @@ def _train(config, workdir, command, saved, stages):
     return metrics, scored
 
   # ---------------------------------------------------------------- loop
-  loader = open_loader(
-    sets.train,
-    plan,
-    host=jax.process_index(),
-    hosts=jax.process_count(),
-    position=position,
-  )
+  loader = open_loader(sets.train, plan, blocks=blocks, position=position)
   metrics = scored = None
   with (
     contextlib.closing(checkpoints),
     contextlib.closing(log),
-    _asked_to_stop() as asked_to_stop,
+    hosts.stop_signal() as asked_to_stop,
   ):
     if first == 0 and config.evals.at_start:
       metrics, scored = evaluate(state)
@@ -237,16 +263,16 @@ def _train(config, workdir, command, saved, stages):
       if step % config.evals.every == 0 or last:
         metrics, scored = evaluate(state)
         row |= _eval_row(step, metrics)
-        if _is_best(workdir, config, metrics):
+        if hosts.agree(_is_best(workdir, config, metrics)):
           # Without the optimizer's state, which nobody scores with.
-          best = steps.host_state(state._replace(opt_state=()))
-          _keep_best(workdir, config, step, metrics, best.params)
+          best = steps.stored(state._replace(opt_state=()))
+          _keep_best(workdir, place, config, step, metrics, best.params)
       log.write(row)  # one row a train step, evaluation included
-      stop = bool(asked_to_stop)
+      stop = asked_to_stop(step)
       if step % config.train.checkpoint_every == 0 or last or stop:
         log.sync()  # rows on disk before the checkpoint that implies them
         # Position before the next batch is taken: it must match the state.
-        save(checkpoints, step, steps.host_state(state), loader.get_state())
+        save(checkpoints, step, steps.stored(state), loader.get_state())
         saved()
       if stop and not last:
         log.say(f"asked to stop: saved step {step}; run again to go on")
@@ -256,7 +282,7 @@ def _train(config, workdir, command, saved, stages):
 
   write_scores(workdir / "scores.npz", sets.test, scored)
   stages.done("train")
-  step = int(state.step.ravel()[0])
+  step, _ = _counters(steps, state)
   write_json(
     workdir / "results.json",
     results(
@@ -272,15 +298,10 @@ def _train(config, workdir, command, saved, stages):
   return 0
 
 
-@contextlib.contextmanager
-def _asked_to_stop():
-  """A list that is empty until SIGTERM comes."""
-  asked = []
-  before = signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
-  try:
-    yield asked
-  finally:
-    signal.signal(signal.SIGTERM, before)
+def _counters(steps, state) -> tuple[int, int]:
+  """(batches seen, updates skipped) of a state on the devices."""
+  of = steps.stored(state._replace(params=(), opt_state=()))
+  return int(jax.device_get(of.step)), int(jax.device_get(of.skipped))
 
 
 def _changed(workdir, config, tokenizer, reading) -> list[str]:
@@ -292,15 +313,8 @@ def _changed(workdir, config, tokenizer, reading) -> list[str]:
   run = json.loads((workdir / "run.json").read_text())
   ours = fingerprint(tokenizer, tokenizer.chat_template, policy(reading))
   check_fingerprint(run["fingerprint"], ours)
-
-  def flat(tree, prefix):
-    if not isinstance(tree, dict):
-      return {prefix: tree}
-    parts = [flat(tree[key], f"{prefix}.{key}") for key in tree]
-    return {key: x for part in parts for key, x in part.items()}
-
-  before = flat(run["config"], "config")
-  now = flat(json.loads(json.dumps(config.to_dict())), "config")
+  before = hosts.flatten(run["config"], "config")
+  now = hosts.flatten(json.loads(json.dumps(config.to_dict())), "config")
   return [
     f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
     for key in sorted(before.keys() | now.keys())
@@ -341,6 +355,8 @@ def summary(config, spec, sets, plan, mesh, first) -> str:
     )
 
   resumed = f", going on after step {first}" if first else ""
+  count = jax.process_count()
+  on_hosts = f" on {count} hosts" if count > 1 else ""
   note = f"note: {config.note}\n" if config.note else ""
   unused = f", {c['unused']:,} unused" if c["unused"] else ""
   return (
@@ -353,7 +369,7 @@ def summary(config, spec, sets, plan, mesh, first) -> str:
     f"shapes (blocks x rows x columns): {', '.join(shapes)}\n"
     f"{config.loss.name}, {config.train.trainable} trainable, "
     f"{config.optim.name}, {spec.dtype}, {config.parallel} over "
-    f"{dict(mesh.shape)}{resumed}"
+    f"{dict(mesh.shape)}{on_hosts}{resumed}"
   )
 
 
@@ -422,9 +438,9 @@ def _is_best(workdir, config, metrics) -> bool:
   return now < best["value"] if lower else now > best["value"]
 
 
-def _keep_best(workdir, config, step, metrics, params) -> None:
+def _keep_best(workdir, place, config, step, metrics, params) -> None:
   """Parameters first: best.json never names a checkpoint that is not there."""
-  save_best(workdir, step, params)
+  save_best(place, step, params)
   name = _metric_name(config, metrics)
   best = {"metric": name, "value": metrics[name]["value"], "step": step}
   write_json(workdir / "best.json", best)

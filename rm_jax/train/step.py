@@ -6,12 +6,15 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from rm_jax.models.sharding import (
   RULES,
   block_sharding,
   check_divides,
+  put_blocks,
+  put_tree,
   shard_tree,
 )
 from rm_jax.objectives import LossSpec, loss_sums, mean_loss, weight_sums
@@ -64,10 +67,12 @@ class Steps(NamedTuple):
 
   train: Any  # (state, frozen, batch) -> (state, metrics)
   evaluate: Any  # (params, frozen, batch) -> what `eval_body` returns
-  put_state: Any  # TrainState on the host -> on the devices
+  put_state: Any  # TrainState as it is stored -> on the devices
   put_frozen: Any
-  put_batch: Any
-  host_state: Any  # TrainState on the devices -> one copy in numpy
+  put_batch: Any  # Batch of the own blocks -> on the devices
+  stored: Any  # TrainState on the devices -> as a checkpoint holds it
+  first_state: Any  # what trains, of any kind -> the TrainState of step 0
+  stored_shape: Any  # what trains -> shapes of `stored`, what `restore` takes
   # Of pjit, for a plan:
   trace: Any = None  # shapes of what `train` takes -> the traced step
   shardings: Any = None  # of the TrainState and of the frozen parameters
@@ -220,18 +225,43 @@ def make_steps(
   evaluate = jax.jit(
     eval_body(spec, loss, None),
     in_shardings=(param_shards, frozen_shards, blocks),
-    out_shardings=(blocks, blocks, alone),
+    out_shardings=alone,  # whole on every host: a few bytes a completion
   )
+  moments = jax.jit(optimizer.init, out_shardings=opt_shards)
+
+  def first_state(trained):
+    params = put_tree(trained, param_shards)
+    zero = put_tree((np.int32(0), np.int32(0)), (alone, alone))
+    return TrainState(*zero, params, moments(params))
+
+  def stored_shape(trained):
+    def shape(x, shard):
+      return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=shard)
+
+    return jax.tree.map(shape, _shapes(optimizer, trained), state_shards)
+
   return Steps(
     train=scoped(train),
     evaluate=scoped(evaluate),
-    put_state=lambda s: jax.device_put(s, state_shards),
-    put_frozen=lambda f: jax.device_put(f, frozen_shards),
-    put_batch=lambda b: jax.device_put(b, blocks),
-    host_state=jax.device_get,
+    put_state=lambda s: put_tree(s, state_shards),
+    put_frozen=lambda f: put_tree(f, frozen_shards),
+    put_batch=lambda b: put_blocks(b, mesh),
+    stored=lambda s: s,
+    first_state=first_state,
+    stored_shape=stored_shape,
     trace=scoped(train.trace),
     shardings=(state_shards, frozen_shards),
   )
+
+
+def _shapes(optimizer, trained) -> TrainState:
+  """Shapes and types of the state whose parameters these are."""
+  params = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), trained
+  )
+  number = jax.ShapeDtypeStruct((), np.int32)
+  opt_state = jax.eval_shape(optimizer.init, params)
+  return TrainState(number, number, params, opt_state)
 
 
 def _pmap_steps(spec, loss, optimizer, schedule, accumulate, mesh):
@@ -243,6 +273,12 @@ def _pmap_steps(spec, loss, optimizer, schedule, accumulate, mesh):
         f"config.mesh.{axis}={mesh.shape[axis]} would cut them. Set it to 1 or "
         "use config.parallel='pjit'."
       )
+  if mesh.is_multi_process:
+    raise UserError(
+      f"config.parallel='pmap' runs in one process, this run has "
+      f"{jax.process_count()}: use config.parallel='pjit', whose numbers are "
+      "the same."
+    )
   devices = list(mesh.devices.ravel())
   count = len(devices)
   train = jax.pmap(
@@ -274,9 +310,11 @@ def _pmap_steps(spec, loss, optimizer, schedule, accumulate, mesh):
     return state, jax.tree.map(lambda x: x[0], metrics)
 
   def eval_step(params, frozen, batch):
-    completions, slots, sums = evaluate(params, frozen, batch)
-    whole = [x.reshape(-1, *x.shape[2:]) for x in (completions, slots)]
-    return (*whole, jax.tree.map(lambda x: x[0], sums))
+    *of_blocks, sums, whose = evaluate(params, frozen, batch)
+    scores, slots, whose = (
+      x.reshape(-1, *x.shape[2:]) for x in (*of_blocks, whose)
+    )
+    return scores, slots, jax.tree.map(lambda x: x[0], sums), whose
 
   return Steps(
     train=train_step,
@@ -284,5 +322,11 @@ def _pmap_steps(spec, loss, optimizer, schedule, accumulate, mesh):
     put_state=copies,
     put_frozen=copies,
     put_batch=cut,
-    host_state=lambda s: jax.device_get(jax.tree.map(lambda x: x[0], s)),
+    stored=lambda s: jax.device_get(jax.tree.map(lambda x: x[0], s)),
+    first_state=lambda trained: copies(
+      TrainState(
+        np.int32(0), np.int32(0), trained, jax.jit(optimizer.init)(trained)
+      )
+    ),
+    stored_shape=lambda trained: _shapes(optimizer, trained),
   )

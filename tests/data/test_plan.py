@@ -7,7 +7,6 @@ import forests
 import numpy as np
 import pytest
 
-from rm_jax.data.loader import host_blocks
 from rm_jax.data.pack import Piece, grow
 from rm_jax.data.plan import (
   MOST_ROW_COUNTS,
@@ -130,20 +129,6 @@ def test_the_plan_is_a_pure_function():
   )
   other = make_plan(demands_of(30), **SHAPE | dict(seed=4))
   assert ids(other) != ids(make_plan(demands_of(30), **SHAPE))
-
-
-def test_hosts_cut_the_same_batch():
-  # Wrong: a plan per host, or the remainder of an uneven cut lost.
-  batch = forests.batches(
-    forests.ragged_groups(), layout="shared", row_len=48, blocks=4
-  )[0][0][0]
-  for hosts in (1, 2, 4):
-    parts = [host_blocks(batch, host=h, hosts=hosts) for h in range(hosts)]
-    for name, whole in batch._asdict().items():
-      if whole is None:  # states of the frozen layers, which the loader adds
-        continue
-      joined = np.concatenate([getattr(p, name) for p in parts])
-      np.testing.assert_array_equal(joined, whole)
 
 
 def test_rows_are_full_and_no_group_is_lost_or_repeated():

@@ -71,7 +71,7 @@ def test_every_layout_reads_the_same_states(layout, align):
     assert not batch.hidden[batch.group_ids == 0].any()
     seen += counts["useful_tokens"]
     # Each of two hosts reads its own block.
-    for host in range(2):
-      mine, _, _ = lay_step(data, plan, step, host=host, hosts=2)
-      np.testing.assert_array_equal(mine.hidden, batch.hidden[host : host + 1])
+    for block in range(2):
+      mine, _, _ = lay_step(data, plan, step, blocks=[block])
+      np.testing.assert_array_equal(mine.hidden, batch.hidden[[block]])
   assert seen >= len(states)

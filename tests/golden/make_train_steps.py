@@ -87,7 +87,7 @@ def make() -> dict:
       values.append(float(metrics[name]))
   squares = [
     float(np.sum(np.square(x, dtype=np.float64)))
-    for x in jax.tree.leaves(steps.host_state(state).params)
+    for x in jax.tree.leaves(jax.device_get(steps.stored(state).params))
   ]
   return found | {"sum_of_squares": sum(squares)}
 

@@ -33,7 +33,7 @@ def test_data_takes_the_devices_that_are_left():
 @pytest.mark.parametrize(
   "sizes, said",
   [
-    (dict(data=3, fsdp=1, tensor=1), "covers 3 devices, this process sees 8"),
+    (dict(data=3, fsdp=1, tensor=1), "covers 3 devices, there are 8"),
     (dict(data=-1, fsdp=3, tensor=1), "covers 6 devices"),
     (dict(data=0, fsdp=1, tensor=1), "sizes are positive"),
     (dict(data=-1, fsdp=0, tensor=1), "sizes are positive"),

@@ -201,7 +201,7 @@ def run(
   for _ in range(2):
     state, metrics = steps.train(state, frozen, batch)
     logged.append({k: metrics[k] for k in ("loss", "grad_norm", "terms")})
-  after = steps.host_state(state)
+  after = jax.device_get(steps.stored(state))
   return jax.device_get(
     dict(
       scores=np.array([by_owner[key] for key in sorted(by_owner)]),

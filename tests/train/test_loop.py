@@ -179,7 +179,7 @@ def test_best_by_a_named_metric(files, tmp_path, name, values, best):
   for step, value in enumerate(values):
     metrics = {name: {"value": value}}
     if loop._is_best(tmp_path, c, metrics):
-      loop._keep_best(tmp_path, c, step, metrics, params)
+      loop._keep_best(tmp_path, tmp_path, c, step, metrics, params)
   found = json.loads((tmp_path / "best.json").read_text())
   assert found == {"metric": name, "value": best, "step": values.index(best)}
   # Another metric starts anew: its values cannot be compared with these.

@@ -135,7 +135,7 @@ def go(spec, whole, trainable, way=(1, 1, 1), parallel="pjit", accumulate=1):
   if way == (1, 1, 1):
     scores = jax.device_get(steps.evaluate(state.params, frozen, data))[0]
   state, metrics = steps.train(state, frozen, data)
-  state = steps.host_state(state)
+  state = jax.device_get(steps.stored(state))
   # After one step Adam's first moment is (1 - b1) times the gradient.
   gradient = jax.tree.map(
     lambda m: m / (1 - base().optim.b1), state.opt_state[0][0].mu

@@ -14,6 +14,7 @@ import tiny_run
 from rm_jax.inference import RewardModel
 from rm_jax.models.sharding import make_mesh
 from rm_jax.train import loop
+from rm_jax.train import mirror as module
 from rm_jax.train.checkpoint import load_params
 from rm_jax.train.mirror import fetch_mirror, open_mirror, push
 from rm_jax.types import UserError
@@ -146,6 +147,37 @@ def test_only_what_changed_is_sent(place, monkeypatch):
   (mirror.folder / "b").write_text("22")
   push(mirror)
   assert sent == ["b"]
+
+
+def test_checkpoints_of_several_hosts_stay_in_the_bucket(place, monkeypatch):
+  # Wrong: copied down by every host; removed by the first, whose folder has
+  # none; not named, so that a run of one process begins anew.
+  url = str(place)
+  fs = fsspec.filesystem("memory")
+  with monkeypatch.context() as m:
+    m.setattr(jax, "process_count", lambda: 2)
+    m.setattr(module, "BUCKETS", ("memory",))
+    ours = open_mirror(place)
+    assert ours.place == url
+    (ours.folder / "run.json").write_text("{}")
+    fs.pipe_file("/bucket/run/checkpoints/2/state", b"2")  # as orbax does
+    push(ours)
+    again = open_mirror(place)
+    assert [p.name for p in again.folder.iterdir()] == ["run.json"]
+    m.setattr(jax, "process_index", lambda: 1)
+    other = open_mirror(place)
+    assert other.folder != again.folder
+    (other.folder / "run.json").write_text("what the first host has")
+    push(other)
+    assert fs.cat_file("/bucket/run/run.json") == b"{}"
+  alone = open_mirror(place)
+  assert (alone.folder / "checkpoints/2/state").read_text() == "2"
+  push(alone)
+  with monkeypatch.context() as m:
+    m.setattr(jax, "process_count", lambda: 2)
+    m.setattr(module, "BUCKETS", ("memory",))
+    with pytest.raises(UserError, match="begun by one process and goes on"):
+      open_mirror(place)
 
 
 def test_a_path_of_this_machine_stays_one(tmp_path):

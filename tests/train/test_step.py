@@ -73,7 +73,7 @@ def go(trainable, batches, **how):
     state, metrics = steps.train(
       state, steps.put_frozen(frozen), steps.put_batch(b)
     )
-    out.append((steps.host_state(state), jax.device_get(metrics)))
+    out.append(jax.device_get((steps.stored(state), metrics)))
   return out
 
 
