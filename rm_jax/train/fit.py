@@ -23,7 +23,7 @@ from rm_jax.reward_model import init_params
 from rm_jax.train.evaluate import Scored, score_dataset
 from rm_jax.train.init import RANDOM, make_spec
 from rm_jax.train.optim import make_optimizer, make_schedule, split_trainable
-from rm_jax.train.step import Steps, TrainState, make_steps
+from rm_jax.train.step import Steps, make_steps
 from rm_jax.train.tasks import objective, read_tasks
 
 
@@ -89,12 +89,7 @@ def fit(
     # A copy: the train step overwrites what it is given.
     params = jax.tree.map(np.array, start)
   trained, frozen = split_trainable(params, "all")
-  _, optimizer = _optimizer(optim, config.num_train_steps)
-  state = steps.put_state(
-    TrainState(
-      np.int32(0), np.int32(0), trained, jax.jit(optimizer.init)(trained)
-    )
-  )
+  state = steps.first_state(trained)
   frozen = steps.put_frozen(frozen)
 
   def score(data):
@@ -119,7 +114,7 @@ def fit(
       drawn.append((step, score(curve)))
   losses = [float(x) for x in jax.device_get(losses)]
   others = {name: score(data) for name, data in (more or {}).items()}
-  last = steps.host_state(state).params
+  last = jax.device_get(state.params)
   return Fitted(score(test), others, drawn, losses, last, tokens, completions)
 
 
