@@ -1,7 +1,8 @@
 # make demo    two losses, two seeds each, and the page that compares them
 # make test    lint, then every test that needs neither torch nor minutes
 # make slow    the tests that take minutes
-# make aot     attention compiled for TPUs that are not here
+# make aot     attention and train steps compiled for TPUs that are not here
+# make plans   what plans of the full-size configs say, into configs/plans/
 # make parity  against torch, in an environment of its own
 # make hh      the two-seed hh-rlhf run of the README (needs RM_DATA)
 # make speed   what docs/speed.md prints, takes hours (needs RM_DATA)
@@ -23,7 +24,7 @@ DEMO = bradley_terry-0 bradley_terry-1 llama2-0 llama2-1
 # No compile cache of the user's: a test must not pass on yesterday's code.
 TEST_ENV = env -u JAX_COMPILATION_CACHE_DIR JAX_PLATFORMS=cpu
 
-.PHONY: demo test slow aot parity lint install hh speed
+.PHONY: demo test slow aot plans parity lint install hh speed
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -46,6 +47,9 @@ slow: .venv/installed-test
 
 aot: .venv/installed-aot
 	$(TEST_ENV) $(BIN)/python -m pytest -m aot --durations=15 tests/aot
+
+plans: .venv/installed-aot
+	$(BIN)/python -m bench.tpu_plans
 
 parity: .venv-parity/installed
 	$(TEST_ENV) $(PARITY_BIN)/python -m pytest -m parity --durations=15 \

@@ -133,6 +133,7 @@ def base() -> ConfigDict:
       b1=0.9,
       b2=0.95,
       eps=1e-8,
+      momentum_dtype="float32",  # bfloat16: first moments of adamw, rounded
       clip_norm=1.0,  # 0: none
     )
   )
@@ -166,7 +167,10 @@ def base() -> ConfigDict:
   )
   c.compute = ConfigDict(
     dict(
-      dtype="bfloat16",
+      dtype="bfloat16",  # of the operands of matrix products
+      # Of their results, the residual stream, and weight gradients until they
+      # are summed over devices. bfloat16 halves memory and traffic of a TPU.
+      results="float32",
       remat=True,
       # splash: jax's kernel for TPUs, rows of a multiple of 128 (docs/tpu.md)
       attention="blocks",
@@ -198,6 +202,8 @@ CHOICES = {
   "loss.per": ("group", "comparison"),
   "compute.dtype": ("bfloat16", "float32"),
   "compute.attention": ("blocks", "splash"),
+  "compute.results": ("bfloat16", "float32"),
+  "optim.momentum_dtype": ("bfloat16", "float32"),
   "init.head": ("new", "keep"),
   "parallel": ("pjit", "pmap"),
 }
@@ -286,6 +292,16 @@ def validate(c: ConfigDict) -> None:
       f"layers give, but config.train.trainable={c.train.trainable!r} freezes "
       "none: every layer's output changes. Leave it empty, or set trainable to "
       "head or last:n."
+    )
+  if (c.optim.name, c.optim.momentum_dtype) == ("adafactor", "bfloat16"):
+    raise UserError(
+      "config.optim.momentum_dtype='bfloat16' is not read by config.optim.name="
+      "'adafactor', which has no first moments. Leave it 'float32'."
+    )
+  if (c.compute.dtype, c.compute.results) == ("float32", "bfloat16"):
+    raise UserError(
+      "config.compute.results='bfloat16' rounds what config.compute.dtype="
+      "'float32' computes. Set dtype to 'bfloat16', or results to 'float32'."
     )
   unknown = [x for x in c.lora.targets if x not in LORA_TARGETS]
   if unknown:

@@ -45,15 +45,28 @@ def _train_flags():
   flags.DEFINE_string(
     "workdir", None, "Folder or URL (gs://...) of the run; made if missing."
   )
+  flags.DEFINE_boolean(
+    "dry_run",
+    False,
+    "Print the packing plan, shapes, steps and memory, and stop before the "
+    "first step; needs no --workdir.",
+  )
 
 
 def _train(command: str) -> int:
   started = time.perf_counter()
-  _need("config", "workdir")
+  _need("config")
   from rm_jax.config import validate
 
   validate(FLAGS.config)
+  if not FLAGS.dry_run:
+    _need("workdir")
   _start_jax(FLAGS.config.compute.compile_cache)
+  if FLAGS.dry_run:
+    from rm_jax.plan.dry_run import dry_run
+
+    print(dry_run(FLAGS.config))
+    return 0
   from rm_jax.evals.report import write_report
   from rm_jax.train.loop import train
   from rm_jax.train.mirror import open_mirror, push
@@ -71,6 +84,66 @@ def _train(command: str) -> int:
     print(write_report(mirror.folder))
   saved()
   return code
+
+
+def _plan_flags():
+  config_flags.DEFINE_config_file(
+    "config", None, "The run: a config file; FILE:ARG passes it an argument."
+  )
+  flags.DEFINE_string(
+    "slice", None, "Product name of a TPU slice, such as v5e-16 or v5p-256."
+  )
+  flags.DEFINE_integer(
+    "num_slices",
+    1,
+    "So many slices, joined by the slower network; config.mesh.data splits "
+    "over them.",
+    1,
+  )
+  flags.DEFINE_integer(
+    "rows_per_chip",
+    None,
+    "Rows of one micro-batch on a chip (on the chips of a tensor group), in "
+    "place of what config.data says.",
+  )
+  flags.DEFINE_boolean(
+    "read_data",
+    False,
+    "Read and pack the config's data: exact shapes, and which share of the "
+    "tokens computed is useful.",
+  )
+  flags.DEFINE_integer(
+    "search",
+    0,
+    "Compile so many meshes, rows per chip, with and without rematerialisation "
+    "and rounded moments, and rank them by bound per token; 0: only the "
+    "config's own.",
+    0,
+  )
+  flags.DEFINE_boolean("json", False, "Print one JSON object, not a table.")
+  flags.DEFINE_string("out", "", "A file for that object, beside the table.")
+
+
+def _plan(command: str) -> int:
+  del command
+  _need("config", "slice")
+  from rm_jax.plan.verb import plan
+
+  if FLAGS.read_data:
+    _start_jax()
+  print(
+    plan(
+      FLAGS.config,
+      FLAGS.slice,
+      num_slices=FLAGS.num_slices,
+      rows_per_chip=FLAGS.rows_per_chip,
+      read_data=FLAGS.read_data,
+      searched=FLAGS.search,
+      as_json=FLAGS.json,
+      out=FLAGS.out,
+    )
+  )
+  return 0
 
 
 def _model_flags():
@@ -324,6 +397,23 @@ VERBS = {
     _train_flags,
     _train,
   ),
+  "plan": Verb(
+    "compile a config for a TPU slice on this machine: does it fit",
+    """Compiles the train step of a config with the TPU compiler, on a machine
+that has no TPU, for a slice by its product name. Says what a chip's memory
+holds, what the step computes and moves, and what bounds its time; if it does
+not fit, what would. Nothing is run: no time is measured, no weight or data
+read. Needs libtpu: pip install 'rm-jax[tpu]'.
+
+Product names of v4, v5p and tpu7x count cores, two to a chip: v5p-256 has 128
+chips. Those of v5e and v6e count chips.
+
+  rm-jax plan --config=configs/llama3_8b_bt.py --slice=v5e-16
+  rm-jax plan --config=configs/llama3_8b_bt.py --slice=v5p-32 --json \\
+      --config.data.rows_per_batch=64""",
+    _plan_flags,
+    _plan,
+  ),
   "eval": Verb(
     "a model on a file of records: results.json and a table",
     """Evaluates a model: accuracy, calibration, 95 % intervals, and what the
@@ -479,7 +569,7 @@ def _help(name: str) -> str:
   own = FLAGS.get_flags_for_module(sys.modules[__name__])
   lines = [f"{PROGRAM} {name}: {verb.summary}", "", verb.text, "", "Flags:"]
   lines += [line for flag in own for line in _flag(flag)]
-  if name == "train":
+  if name in ("train", "plan"):
     from rm_jax.config import base
 
     lines += ["", "Config keys and defaults (rm_jax/config.py explains them):"]

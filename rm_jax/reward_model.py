@@ -32,6 +32,7 @@ class ModelSpec:
   frozen: int = 0  # how many of the segments, the first ones, do not train
   lora: LoraSpec | None = None  # adapters beside the backbone
   attention: str = "blocks"  # how it is computed: config.compute.attention
+  results: str = "float32"  # dtype of what products give
 
   @property
   def decoder_module(self) -> Decoder:
@@ -40,7 +41,8 @@ class ModelSpec:
 
   def decoder_of(self, decoder: DecoderConfig, segments: tuple) -> Decoder:
     """The module of any decoder that computes as this model does."""
-    return Decoder(decoder, segments, self.dtype, self.remat, self.attention)
+    how = (self.dtype, self.remat, self.attention, self.results)
+    return Decoder(decoder, segments, *how)
 
 
 class Outputs(NamedTuple):
@@ -170,7 +172,8 @@ def forward(
   )
   columns = _lines(batch.score_positions)
   pooled = read_positions(states, columns)
-  table = unembedding(params["backbone"], spec.decoder)
+  c = spec.decoder
+  table = unembedding(params["backbone"], c) if c.unembeds else None
 
   def context(of):  # what predicts the tokens of the slots
     parents = jnp.take_along_axis(_lines(batch.parents), columns, axis=1)

@@ -52,8 +52,11 @@ def test_there_are_configs_and_none_adds_keys():
     assert load(path).get_config().keys() == keys
 
 
-# Config and its argument -> data below RM_DATA ("": what it names itself), and
-# the first loss, where all scores are 0; None: it depends on the data.
+TEXT_WORLD = "rm_jax/data/text_world"
+
+# Config and its argument -> data below RM_DATA or in the package ("": what it
+# names itself), and the first loss, where all scores are 0; None: it depends on
+# the data.
 RUNS = {
   "demo": ("", math.log(2)),
   "listwise_arithmetic": ("", math.log(2)),
@@ -67,6 +70,14 @@ RUNS = {
   "margin_ultrafeedback:margin": ("ultrafeedback_sample", None),
   "margin_ultrafeedback:ratings": ("ultrafeedback_sample", math.log(19)),
   "ratings_just_eval": ("just_eval/general_multi_aspect", None),
+  "llama3_8b_bt": ("hh_rlhf", math.log(2)),
+  "instructgpt_6b": ("llmzoo_rankings", math.log(2)),
+  "llama2_70b": (f"{TEXT_WORLD}/train_comparisons.jsonl.gz", None),
+  "llama2_70b:v5e-256": (f"{TEXT_WORLD}/train_comparisons.jsonl.gz", None),
+  "starling": ("llmzoo_rankings", None),
+  "starling:34b": ("llmzoo_rankings", None),
+  "cobbe_6b": ("gsm8k/example_model_solutions.*", None),
+  "process_70b": ("prmbench/*circular*", None),
 }
 
 
@@ -88,7 +99,10 @@ def test_a_config_takes_two_train_steps(run, tmp_path, request, monkeypatch):
   place, first = RUNS[run]
   c = load(ROOT / f"configs/{name}.py").get_config(*[arg] * bool(arg))
   if place:
-    (source,) = request.getfixturevalue("rm_data").glob(place)
+    below = ROOT
+    if not place.startswith(TEXT_WORLD):
+      below = request.getfixturevalue("rm_data")
+    (source,) = below.glob(place)
     c.data.source = str(source)
     c.data.eval_share = max(0.1, c.data.eval_share)
   tokenizer = tiny_run.write_tokenizer(tmp_path / "tokenizer")
@@ -102,6 +116,9 @@ def test_a_config_takes_two_train_steps(run, tmp_path, request, monkeypatch):
   c.data.row_len = 2_048  # a tokenizer of few words cuts text into letters
   c.data.blocks, c.evals.rows = c.train.accumulate, 1
   c.compute.dtype, c.compute.remat = "float32", False
+  c.compute.results, c.compute.attention = "float32", "blocks"
+  c.mesh.data, c.mesh.fsdp, c.mesh.tensor = -1, 1, 1
+  c.data.batch = "groups"
   c.data.groups_per_batch, c.evals.max_groups = 4, 8
   c.data.max_reject_share = 0.5  # of so few records
   c.evals.at_start = True

@@ -58,7 +58,8 @@ ARROWS = {
   "normaliser": CORE,
   "inference": CORE | {"exported", "normaliser", "published", "train"},
   "export": CORE | {"exported", "inference", "normaliser", "train"},
-  "main": CORE | {"inference", "train", "evals", "export"},
+  "plan": CORE | {"train"},
+  "main": CORE | {"inference", "train", "evals", "export", "plan"},
   "__main__": {"main"},
   "__init__": {"inference"},
 }

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def _product(spec, a, b, dtype):
+def _product(spec, a, b, dtype, result):
   # "highest": a TPU would otherwise multiply float32 in bfloat16.
   exact = jnp.dtype(dtype) == jnp.float32
   return jnp.einsum(
@@ -15,33 +15,34 @@ def _product(spec, a, b, dtype):
     a.astype(dtype),
     b.astype(dtype),
     precision="highest" if exact else None,
-    preferred_element_type=jnp.float32,
+    preferred_element_type=result,
   )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
-def _dot(spec, a, b, dtype):
-  return _product(spec, a, b, dtype)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3, 4))
+def _dot(spec, a, b, dtype, result):
+  return _product(spec, a, b, dtype, result)
 
 
-def _forward(spec, a, b, dtype):
-  return _dot(spec, a, b, dtype), (a, b)
+def _forward(spec, a, b, dtype, result):
+  return _dot(spec, a, b, dtype, result), (a, b)
 
 
-def _backward(spec, dtype, saved, cotangent):
+def _backward(spec, dtype, result, saved, cotangent):
   a, b = saved
   inputs, out = spec.split("->")
   left, right = inputs.split(",")
-  da = _product(f"{out},{right}->{left}", cotangent, b, dtype)
+  da = _product(f"{out},{right}->{left}", cotangent, b, dtype, a.dtype)
   if spec == "bti,io->bto" and jnp.dtype(dtype) == jnp.float32:
     # Two axes on XLA:CPU: a fifth faster in float32, seven times slower in
     # bfloat16 where the processor has it. Autodiff transposes an operand,
     # which costs a third.
     a = a.reshape(-1, a.shape[-1])
-    db = _product("ni,no->io", a, cotangent.reshape(len(a), -1), dtype)
+    g = cotangent.reshape(len(a), -1)
+    db = _product("ni,no->io", a, g, dtype, b.dtype)
   else:
-    db = _product(f"{left},{out}->{right}", a, cotangent, dtype)
-  return da.astype(saved[0].dtype), db.astype(b.dtype)
+    db = _product(f"{left},{out}->{right}", a, cotangent, dtype, b.dtype)
+  return da, db
 
 
 _dot.defvjp(_forward, _backward)
@@ -53,8 +54,9 @@ def dot(
   b: Float[Array, "..."],
   *,
   dtype,
+  result=jnp.float32,
 ) -> Float[Array, "..."]:
-  """Float32 einsum of two operands that are rounded to `dtype` first.
+  """Einsum of two operands that are rounded to `dtype` first.
 
   All three passes (forward and both gradients) use rounded operands and
   float32 accumulation. Plain autodiff would hand the backward products a
@@ -64,7 +66,9 @@ def dot(
   Args:
     spec: einsum of two operands; every index of one operand stands in the
       other or in the result.
-    a, b: float32; the gradients come back float32.
+    a, b: the gradient of each comes back in its own dtype, and is summed over
+      devices in it.
     dtype: bfloat16, or float32 for full precision on every device.
+    result: what the sums are rounded to.
   """
-  return _dot(spec, a, b, dtype)
+  return _dot(spec, a, b, dtype, result)

@@ -224,7 +224,7 @@ def shapes(config: DecoderConfig) -> dict[tuple, tuple]:
     found[*module, "scale"] = (size,)
     if c.norm == "layer":
       found[*module, "bias"] = (size,)
-  if not c.tied:
+  if c.unembeds and not c.tied:
     found["lm_head", "kernel"] = (c.width, c.vocab_size)
   return found
 

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rm_jax.types import UserError
@@ -10,16 +11,18 @@ from rm_jax.types import UserError
 MESH_AXES = ("data", "fsdp", "tensor")
 
 # logical axis -> mesh axis. Parameters are cut over fsdp and tensor; batches
-# over data and fsdp; nothing that a norm or the head reduces over is cut.
+# over data and fsdp; the residual stream of a row over tensor, by token;
+# nothing that a norm or the head reduces over is cut.
 RULES = (
   ("batch", ("data", "fsdp")),
+  ("lookup", "data"),  # rows whose tokens are looked up in cut tables
   ("embed", "fsdp"),
   ("vocab", "tensor"),
   ("heads", "tensor"),
   ("mlp", "tensor"),
   ("layers", None),
   ("positions", None),
-  ("length", None),
+  ("length", "tensor"),
   ("stream", None),
   ("norm", None),
   ("head", None),
@@ -50,9 +53,34 @@ def make_mesh(*, data: int, fsdp: int, tensor: int, devices=None) -> Mesh:
       "config.mesh.data=-1 and let fsdp * tensor divide the device count."
     )
   return Mesh(
-    np.asarray(devices).reshape(data, fsdp, tensor),
+    _arrange(devices, (data, fsdp, tensor)),
     MESH_AXES,
     axis_types=(AxisType.Auto,) * 3,  # logical axes need Auto, not Explicit
+  )
+
+
+def _arrange(devices, shape) -> np.ndarray:
+  """Devices in the shape of a mesh; on a TPU neighbours are neighbours.
+
+  Of several slices each holds a part of the data axis, so that only the sum of
+  the gradients goes through the slower network between them.
+  """
+  if devices[0].platform != "tpu":
+    return np.asarray(devices).reshape(shape)
+  slices = len({getattr(x, "slice_index", 0) for x in devices})
+  if shape[0] % slices:
+    raise UserError(
+      f"config.mesh.data={shape[0]} does not split over {slices} slices "
+      f"(remainder {shape[0] % slices}): parameters are not cut over slices. "
+      f"Set it to a multiple of {slices}."
+    )
+  if slices == 1:
+    return mesh_utils.create_device_mesh(
+      shape, list(devices), allow_split_physical_axes=True
+    )
+  inside = (shape[0] // slices, *shape[1:])
+  return mesh_utils.create_hybrid_device_mesh(
+    inside, (slices, 1, 1), list(devices), allow_split_physical_axes=True
   )
 
 

@@ -11,6 +11,7 @@ from rm_jax.models.transformer import DecoderConfig
 # What the shapes of one release have in common.
 SMOLLM2 = dict(vocab_size=49_152, norm_eps=1e-5, tied=True)
 LLAMA2 = dict(vocab_size=32_000, rope_theta=1e4, norm_eps=1e-5, tied=False)
+YI = dict(vocab_size=64_000, rope_theta=5e6, norm_eps=1e-5, tied=False)
 LLAMA3 = dict(vocab_size=128_256, rope_theta=5e5, norm_eps=1e-5)
 # rope_scaling: factor, low and high frequency factor, original positions
 LLAMA31 = dict(**LLAMA3, rope_scaling=("llama3", 8.0, 1.0, 4.0, 8192.0))
@@ -86,6 +87,8 @@ TABLE = {
   "llama2_7b": (LLAMA2, 4096, 32, 32, 32, 128, 11_008, {}),
   "llama2_13b": (LLAMA2, 5120, 40, 40, 40, 128, 13_824, {}),
   "llama2_70b": (LLAMA2, 8192, 80, 64, 8, 128, 28_672, {}),
+  # 01-ai/Yi-34B
+  "yi_34b": (YI, 7168, 60, 56, 8, 128, 20_480, {}),
   # meta-llama/Llama-3.1-8B, 70B
   "llama3.1_8b": (LLAMA31, 4096, 32, 32, 8, 128, 14_336, {"tied": False}),
   "llama3.1_70b": (LLAMA31, 8192, 80, 64, 8, 128, 28_672, {"tied": False}),
@@ -128,6 +131,22 @@ TABLE = {
   "pythia_2.8b": (PYTHIA, 2560, 32, 32, 32, 80, 10_240, {VOCAB: 50_304}),
   "pythia_6.9b": (PYTHIA, 4096, 32, 32, 32, 128, 16_384, {VOCAB: 50_432}),
   "pythia_12b": (PYTHIA, 5120, 36, 40, 40, 128, 20_480, {VOCAB: 50_688}),
+}
+
+
+# Hub repository -> the name of its shape: a plan reads no weights.
+PUBLISHED = {
+  "meta-llama/Llama-2-7b-hf": "llama2_7b",
+  "meta-llama/Llama-2-7b-chat-hf": "llama2_7b",
+  "meta-llama/Llama-2-13b-hf": "llama2_13b",
+  "meta-llama/Llama-2-70b-hf": "llama2_70b",
+  "meta-llama/Llama-2-70b-chat-hf": "llama2_70b",
+  "meta-llama/Llama-3.1-8B": "llama3.1_8b",
+  "meta-llama/Llama-3.1-8B-Instruct": "llama3.1_8b",
+  "meta-llama/Llama-3.1-70B": "llama3.1_70b",
+  "meta-llama/Llama-3.1-70B-Instruct": "llama3.1_70b",
+  "01-ai/Yi-34B-Chat": "yi_34b",
+  "EleutherAI/pythia-6.9b": "pythia_6.9b",
 }
 
 

@@ -4,6 +4,7 @@ One decoder for all families: their differences are fields of DecoderConfig.
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -52,6 +53,7 @@ class DecoderConfig:
   rope_theta: float
   norm_eps: float
   tied: bool  # the embedding table is also the unembedding
+  unembeds: bool = True  # False: no unembedding, nothing reads token logits
   window: int = 0  # a token sees this many positions, itself included; 0: all
   # The layers without the window, where the others have it: Gemma 2 and 3.
   global_layers: tuple = ()
@@ -105,7 +107,7 @@ class Norm(nn.Module):
   @nn.compact
   def __call__(self, x):
     zero, one = nn.initializers.zeros, nn.initializers.ones
-    shape = x.shape
+    shape, x = x.shape, x.astype(jnp.float32)
     if x.ndim == 3:
       # For a first axis of size 1 XLA:CPU sums the gradient seven times slower,
       # in the time of a product with a matrix. Heads may be cut over devices:
@@ -128,8 +130,30 @@ class Norm(nn.Module):
     return x.reshape(shape)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def gather_kernel(kernel, axes: tuple):
+  """The kernel whole along its "embed" axis; the gradient comes back in parts.
+
+  Said outright, because a partitioner left alone gathers a kernel once for each
+  product of a backward pass, and sums the gradient whole on every device.
+  """
+  whole = tuple(None if axis == "embed" else axis for axis in axes)
+  return nn.with_logical_constraint(kernel, whole)
+
+
+def _gather_forward(kernel, axes):
+  return gather_kernel(kernel, axes), None
+
+
+def _gather_backward(axes, _, cotangent):
+  return (nn.with_logical_constraint(cotangent, axes),)
+
+
+gather_kernel.defvjp(_gather_forward, _gather_backward)
+
+
 class Linear(nn.Module):
-  """x @ kernel (+ bias); operands in `dtype`, result float32.
+  """x @ kernel (+ bias); operands in `dtype`, result in `results`.
 
   Where `apply` gets a collection "lora", x @ a @ b is added (models/lora.py).
   """
@@ -137,28 +161,33 @@ class Linear(nn.Module):
   features: int
   axes: tuple
   dtype: Any
+  results: Any
   bias: bool = False
 
   @nn.compact
   def __call__(self, x):
+    x = x.astype(self.results)
     init = nn.with_logical_partitioning(
       nn.initializers.lecun_normal(), self.axes
     )
     shape = (x.shape[-1], self.features)
     kernel = self.param("kernel", init, shape, jnp.float32)
+    # Rounded here, so that kernel and gradient cross the mesh as `results`.
+    kernel = gather_kernel(kernel.astype(self.results), self.axes)
+    product = functools.partial(dot, dtype=self.dtype, result=self.results)
     # Three axes on the left: XLA:CPU has no fast kernel for a 2-D gradient.
-    out = dot("bti,io->bto", x, kernel, dtype=self.dtype)
+    out = product("bti,io->bto", x, kernel)
     if self.has_variable("lora", "a"):
       a, b = (self.get_variable("lora", name) for name in "ab")
-      low = dot("bti,ir->btr", x, a, dtype=self.dtype)
-      out = out + dot("btr,ro->bto", low, b, dtype=self.dtype)
+      low = product("bti,ir->btr", x, a)
+      out = out + product("btr,ro->bto", low, b)
     if not self.bias:
       return out
     # What is added to the stream stays whole, as the stream does.
     axis = "norm" if self.axes[1] == "embed" else self.axes[1]
     init = nn.with_logical_partitioning(nn.initializers.zeros, (axis,))
     bias = self.param("bias", init, (self.features,), jnp.float32)
-    return out + bias[None, None]
+    return out + bias[None, None].astype(self.results)
 
 
 class Attention(nn.Module):
@@ -169,6 +198,7 @@ class Attention(nn.Module):
 
   config: DecoderConfig
   dtype: Any
+  results: Any
 
   @nn.compact
   def __call__(self, x, which, turns, sights, past):
@@ -176,9 +206,13 @@ class Attention(nn.Module):
     rows, length, _ = x.shape
 
     def project(heads, name):
-      axes = ("embed", "heads")
       linear = Linear(
-        heads * c.head_dim, axes, self.dtype, c.qkv_bias, name=name
+        heads * c.head_dim,
+        ("embed", "heads"),
+        self.dtype,
+        self.results,
+        c.qkv_bias,
+        name=name,
       )
       out = linear(x)
       normed = name != "v" and c.qk_norm
@@ -210,7 +244,8 @@ class Attention(nn.Module):
     self.sow("intermediates", "keys", k)
     self.sow("intermediates", "values", v)
     mixed = mixed.reshape(rows, length, c.heads * c.head_dim)
-    out = Linear(c.width, ("heads", "embed"), self.dtype, c.o_bias, name="o")
+    axes = ("heads", "embed")
+    out = Linear(c.width, axes, self.dtype, self.results, c.o_bias, name="o")
     return out(mixed)
 
 
@@ -219,14 +254,18 @@ class MLP(nn.Module):
 
   config: DecoderConfig
   dtype: Any
+  results: Any
 
   @nn.compact
   def __call__(self, x):
     c = self.config
-    act = ACTIVATIONS[c.activation]
+
+    def act(x):
+      return ACTIVATIONS[c.activation](x.astype(jnp.float32))
 
     def linear(features, axes, name):
-      return Linear(features, axes, self.dtype, c.mlp_bias, name=name)
+      how = (self.dtype, self.results, c.mlp_bias)
+      return Linear(features, axes, *how, name=name)
 
     up = linear(c.mlp_width, ("embed", "mlp"), "up")(x)
     if c.gated:
@@ -237,7 +276,7 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-  """Attention and MLP with their norms, added to the float32 residual stream.
+  """Attention and MLP with their norms, added to the residual stream.
 
   `which` of `turns` and of `sights` is this layer's; with one of each it is
   not read.
@@ -245,6 +284,7 @@ class Layer(nn.Module):
 
   config: DecoderConfig
   dtype: Any
+  results: Any
 
   @nn.compact
   def __call__(self, x, which, turns, sights, past=None):
@@ -253,13 +293,14 @@ class Layer(nn.Module):
     def norm(wanted, name, x):
       return Norm(c.norm, c.norm_eps, name=name)(x) if wanted else x
 
-    attention = Attention(c, self.dtype, name="attn")
+    attention = Attention(c, self.dtype, self.results, name="attn")
     h = norm(c.pre_norm, "attn_norm", x)
     h = attention(h, which, turns, sights, past)
     after = x + norm(c.post_norm, "attn_post_norm", h)
-    mlp = MLP(c, self.dtype, name="mlp")
+    mlp = MLP(c, self.dtype, self.results, name="mlp")
     h = mlp(norm(c.pre_norm, "mlp_norm", x if c.parallel else after))
     x = after + norm(c.post_norm, "mlp_post_norm", h)
+    x = x.astype(self.results)  # a norm's result is float32
     x = nn.with_logical_constraint(x, ("batch", "length", "stream"))
     return x, None  # the pair that scan expects: carry, output per layer
 
@@ -268,6 +309,7 @@ class Embed(nn.Module):
   """Rows of the embedding table, scaled, plus those of the position table."""
 
   config: DecoderConfig
+  results: Any
 
   @nn.compact
   def __call__(self, tokens, positions):
@@ -278,9 +320,12 @@ class Embed(nn.Module):
         nn.initializers.normal(c.width**-0.5), (axis, "embed")
       )
       table = self.param(name, init, (rows, c.width), jnp.float32)
-      # From whole rows: a table split by width would be rematerialised.
-      table = nn.with_logical_constraint(table, (axis, None))
-      return jnp.take(table, ids, axis=0)
+      # The ids travel, not the table: every device looks up all tokens of its
+      # fsdp group in its own columns, then columns are exchanged for rows.
+      ids = nn.with_logical_constraint(ids, ("lookup", None))
+      x = jnp.take(table, ids, axis=0).astype(self.results)
+      x = nn.with_logical_constraint(x, ("lookup", None, "embed"))
+      return nn.with_logical_constraint(x, ("batch", "length", "stream"))
 
     x = take("embedding", "vocab", c.vocab_size, tokens)
     x = x if c.embed_scale == 1 else x * c.embed_scale
@@ -311,8 +356,8 @@ class Decoder(nn.Module):
 
   The layers are scanned stacks `layers_0`, `layers_1`, ... of the lengths in
   `segments` (together all layers), so that a frozen stack and a trained one
-  are two subtrees. Compute follows `dtype`; parameters, residual stream,
-  norms and softmax are float32.
+  are two subtrees. Products take operands in `dtype` and give `results`, which
+  the residual stream is too; parameters, norms and softmax are float32.
 
   With a `past`, one for each layer, a row is the next token of each of L
   branches of one tree, and `layers_N` is one layer: no stack, no scan.
@@ -330,6 +375,7 @@ class Decoder(nn.Module):
   dtype: Any
   remat: bool
   attention: str = "blocks"
+  results: Any = jnp.float32
 
   @nn.compact
   def __call__(
@@ -355,9 +401,10 @@ class Decoder(nn.Module):
         f"{c.max_positions} or less"
       )
     if stream is None:
-      x = Embed(c, name="embed")(tokens, forest.positions)
+      embed = Embed(c, self.results, name="embed")
+      x = embed(tokens, forest.positions)
     else:
-      x = stream
+      x = stream.astype(self.results)
     x = nn.with_logical_constraint(x, ("batch", "length", "stream"))
     kinds = [c.kind(layer) for layer in range(c.layers)]
     distinct = sorted(set(kinds))
@@ -381,7 +428,7 @@ class Decoder(nn.Module):
 
     made = {kind: (turn(kind), sight(kind)) for kind in distinct}
     for index, before in enumerate(past):
-      one = Layer(c, self.dtype, name=f"layers_{index}")
+      one = Layer(c, self.dtype, self.results, name=f"layers_{index}")
       turns, sights = zip(made[kinds[index]], strict=True)
       x, _ = one(x, 0, turns, sights, before)
     layer = Layer
@@ -406,17 +453,19 @@ class Decoder(nn.Module):
       here = sorted(set(own))
       which = jnp.array([here.index(kind) for kind in own], jnp.int32)
       turns, sights = zip(*(made[kind] for kind in here), strict=True)
-      stack = stack(c, self.dtype, name=f"layers_{index}")
+      stack = stack(c, self.dtype, self.results, name=f"layers_{index}")
       x, _ = stack(x, which, turns, sights)
     if end is not None:
-      return x
-    if not c.tied:
+      return x.astype(jnp.float32)
+    if c.unembeds and not c.tied:
       Unembed(c, name="lm_head")()
     return Norm(c.norm, c.norm_eps, name="final_norm")(x)
 
 
 def unembedding(backbone: dict, config: DecoderConfig):
   """The [V, D] matrix that turns hidden states into token logits."""
+  if not config.unembeds:
+    raise ValueError("token logits of a decoder that has no unembedding")
   if config.tied:
     return backbone["embed"]["embedding"]
   return backbone["lm_head"]["kernel"].T

@@ -181,7 +181,8 @@ def llama_config(decoder: DecoderConfig, *, max_positions: int) -> dict:
   }
   if family == "mistral":
     raw["sliding_window"] = decoder.window or None
-  if read_config(raw, where="config.json") != decoder:
+  whole = dataclasses.replace(decoder, unembeds=True)
+  if read_config(raw, where="config.json") != whole:
     raise UserError(
       f"a decoder of family {decoder.family!r} with switches that a "
       f"config.json of {family!r} has no word for: it is written from "
@@ -231,7 +232,9 @@ def model_config(
     raw["classifier_dropout"] = 0.0  # 0.1 where the key is missing
   described = read_config(raw, where=where)
   # A classifier has no unembedding, tied or not.
-  described = dataclasses.replace(described, tied=decoder.tied)
+  described = dataclasses.replace(
+    described, tied=decoder.tied, unembeds=decoder.unembeds
+  )
   if described != decoder:
     told, ours = vars(described), vars(decoder)
     differ = [

@@ -78,6 +78,11 @@ def init_from(config, tokenizer, mesh=None) -> tuple[ModelSpec, dict]:
   if config.init.layers:
     decoder, weights = first_layers(decoder, weights, config.init.layers)
   spec = make_spec(config, decoder, tokenizer)
+  decoder = spec.decoder
+  if isinstance(weights, Opened):
+    weights = weights._replace(config=decoder)
+  elif weights is not None and not decoder.unembeds:
+    weights = {k: v for k, v in weights.items() if k != "lm_head"}
   kept = _kept_head(config, spec, held, begun)
   head = nn.unbox(init_head(spec, jax.random.fold_in(key, 1)))
   if weights is None:
@@ -172,11 +177,11 @@ def read_run(
   if trainable == "all":
     return spec, params, step
   begun, whole = init_from(config, tokenizer)
-  if begun.decoder != decoder:
+  if begun.decoder != spec.decoder:
     raise UserError(
       f"{workdir}: the base model {config.init['from']!r} is now "
-      f"{begun.decoder}, the run was trained on {decoder}. Put the same base "
-      "model back."
+      f"{begun.decoder}, the run was trained on {spec.decoder}. Put the same "
+      "base model back."
     )
   frozen = split_trainable(whole, trainable)[1]
   check_base(workdir, digest(frozen))
@@ -278,11 +283,17 @@ def _keep_head(spec: ModelSpec, held, source: str) -> dict:
 
 
 def make_spec(config, decoder, tokenizer) -> ModelSpec:
-  """The static spec of a config over this decoder."""
+  """The static spec of a config over this decoder.
+
+  An unembedding of its own that no loss and no head reads is left out.
+
+  Args:
+    tokenizer: None for a plan: which token a head reads does not matter there.
+  """
   tasks = read_tasks(config)
 
   def head(task, c, key):
-    if task.head.kind != "gain_bias":
+    if task.head.kind != "gain_bias" or tokenizer is None:
       return task.head
     token = tokenizer.get_vocab().get(c.verdict)
     if token is None:
@@ -293,11 +304,25 @@ def make_spec(config, decoder, tokenizer) -> ModelSpec:
       )
     return dataclasses.replace(task.head, token=token)
 
+  reads = any(
+    task.loss.reads_language or (task.head and task.head.kind == "gain_bias")
+    for task in tasks
+  )
+  if reads and not decoder.unembeds:
+    raise UserError(
+      f"config.init.from={config.init['from']!r} has no unembedding, because "
+      "nothing read it when it was trained, but this run reads token logits "
+      "(config.loss.language_coefficient, config.model.head='gain_bias'). "
+      "Start from a language model."
+    )
+  if not decoder.tied:
+    decoder = dataclasses.replace(decoder, unembeds=reads)
   segments = segments_for(config.train.trainable, decoder.layers)
   return ModelSpec(
     decoder=decoder,
     head=head(tasks[0], config.model, "config"),
     dtype=config.compute.dtype,
+    results=config.compute.results,
     remat=config.compute.remat,
     attention=config.compute.attention,
     segments=segments,

@@ -13,7 +13,7 @@ import numpy as np
 
 from rm_jax.config import validate
 from rm_jax.data.loader import open_loader, policy
-from rm_jax.data.plan import make_eval_plan, make_plan
+from rm_jax.data.plan import make_eval_plan
 from rm_jax.data.tokenizers import (
   check_fingerprint,
   fingerprint,
@@ -45,9 +45,9 @@ from rm_jax.train.optim import (
   without_frozen_layers,
 )
 from rm_jax.train.results import results, write_scores
-from rm_jax.train.sets import load_sets, write_trained_on
+from rm_jax.train.sets import load_sets, train_plan, write_trained_on
 from rm_jax.train.stages import Stages
-from rm_jax.train.step import TrainState, make_steps
+from rm_jax.train.step import TrainState, check_cuts, make_steps
 from rm_jax.train.tasks import objective, read_tasks
 from rm_jax.types import UserError
 
@@ -97,7 +97,7 @@ def _train(config, workdir, command, saved, stages):
     check_rows(config.data.row_len, config.data.align)
   workdir.mkdir(parents=True, exist_ok=True)
   mesh = make_mesh(**config.mesh)
-  _check_blocks(config, mesh)
+  check_cuts(config, mesh)
   schedule = make_schedule(config.optim, config.num_train_steps)
   optimizer = make_optimizer(config.optim, schedule)
   tasks = read_tasks(config)
@@ -122,20 +122,7 @@ def _train(config, workdir, command, saved, stages):
   stages.done("data")
 
   # ---------------------------------------------------------------- plan
-  plan = make_plan(
-    sets.train.demands,
-    parts=sets.parts,
-    num_steps=config.num_train_steps,
-    batch=config.data.batch,
-    groups_per_batch=config.data.groups_per_batch,
-    rows_per_batch=config.data.rows_per_batch,
-    blocks=config.data.blocks,
-    row_len=config.data.row_len,
-    layout=config.data.layout,
-    align=config.data.align,
-    seed=config.seed,
-    shuffle=config.data.shuffle,
-  )
+  plan = train_plan(config, sets)
   eval_plan = make_eval_plan(
     sets.test.demands,
     blocks=config.data.blocks,
@@ -185,7 +172,7 @@ def _train(config, workdir, command, saved, stages):
 
   resumed = None if found is None else first
   log = Log(workdir, step=resumed, total=config.num_train_steps)
-  log.say(_summary(config, spec, sets, plan, mesh, first))
+  log.say(summary(config, spec, sets, plan, mesh, first))
   if not first:
     log.say(heads)
   for line in changed:
@@ -321,19 +308,6 @@ def _changed(workdir, config, tokenizer, reading) -> list[str]:
   ]
 
 
-def _check_blocks(config, mesh):
-  """A batch's blocks must split over devices, then over micro-batches."""
-  parts = mesh.shape["data"] * mesh.shape["fsdp"]
-  each = parts * config.train.accumulate
-  if config.data.blocks % each:
-    up = -(-config.data.blocks // each) * each
-    raise UserError(
-      f"config.data.blocks={config.data.blocks} does not split over {parts} "
-      f"devices x config.train.accumulate={config.train.accumulate} (remainder "
-      f"{config.data.blocks % each}). Nearest above: {up}."
-    )
-
-
 def write_run(workdir, config, spec, tokenizer, reading, base) -> None:
   """Writes run.json: all that is needed to score with this run later."""
   run = {
@@ -351,7 +325,8 @@ def write_run(workdir, config, spec, tokenizer, reading, base) -> None:
   write_json(workdir / "run.json", run)
 
 
-def _summary(config, spec, sets, plan, mesh, first) -> str:
+def summary(config, spec, sets, plan, mesh, first) -> str:
+  """What a run is about to do, in a few lines; `first`: steps already made."""
   c = sets.counts
   saved = 1 - c["train_tokens_shared"] / c["train_tokens_unshared"]
   shapes = [

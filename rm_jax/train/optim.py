@@ -151,7 +151,7 @@ def make_optimizer(c, schedule: optax.Schedule) -> optax.GradientTransformation:
 
   Args:
     c: config.optim: name, b1, b2, eps, weight_decay, clip_norm (0: none),
-      head_lr_multiplier.
+      head_lr_multiplier, momentum_dtype.
   """
   if c.name not in OPTIMIZERS:
     raise UserError(
@@ -165,6 +165,7 @@ def make_optimizer(c, schedule: optax.Schedule) -> optax.GradientTransformation:
       eps=c.eps,
       weight_decay=c.weight_decay,
       mask=decayed,
+      mu_dtype=c.momentum_dtype,
     )
   else:
     # optax.adafactor would decay by weight_decay a step, not by lr times it.

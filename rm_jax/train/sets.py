@@ -11,7 +11,7 @@ from rm_jax.data.cache import (
   tokenize_cached,
 )
 from rm_jax.data.loader import Dataset, join, tokenize_records
-from rm_jax.data.plan import Part
+from rm_jax.data.plan import Part, Plan, make_plan
 from rm_jax.data.rejects import Reject, check_share, write_rejects
 from rm_jax.data.sources import read_records
 from rm_jax.data.split import is_held_out, is_used, prompt_key
@@ -79,6 +79,25 @@ def load_sets(config, tokenizer, tasks: list[Task], workdir) -> Sets:
       out.append(found)
   longer = [d.longer[0] >= d.longer[1] / 2 for d in train]
   return Sets(join(train), join(test), parts, longer, counts)
+
+
+def train_plan(config, sets: Sets) -> Plan:
+  """Every batch of a run."""
+  d = config.data
+  return make_plan(
+    sets.train.demands,
+    parts=sets.parts,
+    num_steps=config.num_train_steps,
+    batch=d.batch,
+    groups_per_batch=d.groups_per_batch,
+    rows_per_batch=d.rows_per_batch,
+    blocks=d.blocks,
+    row_len=d.row_len,
+    layout=d.layout,
+    align=d.align,
+    seed=config.seed,
+    shuffle=d.shuffle,
+  )
 
 
 def write_trained_on(workdir, sets: Sets) -> None:

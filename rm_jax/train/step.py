@@ -31,6 +31,25 @@ from rm_jax.types import Batch, UserError
 PARALLEL = ("pjit", "pmap")
 
 
+def check_cuts(config, mesh) -> None:
+  """Raises UserError unless a batch's blocks and rows split over the mesh."""
+  parts = mesh.shape["data"] * mesh.shape["fsdp"]
+  each = parts * config.train.accumulate
+  if config.data.blocks % each:
+    up = -(-config.data.blocks // each) * each
+    raise UserError(
+      f"config.data.blocks={config.data.blocks} does not split over {parts} "
+      f"devices x config.train.accumulate={config.train.accumulate} (remainder "
+      f"{config.data.blocks % each}). Nearest above: {up}."
+    )
+  tensor, row_len = mesh.shape["tensor"], config.data.row_len
+  if row_len % tensor:
+    raise UserError(
+      f"config.mesh.tensor={tensor} does not divide config.data.row_len="
+      f"{row_len} (remainder {row_len % tensor}). Choose a divisor of it."
+    )
+
+
 class TrainState(NamedTuple):
   """What a checkpoint holds: only parameters that train are in it."""
 
@@ -49,6 +68,9 @@ class Steps(NamedTuple):
   put_frozen: Any
   put_batch: Any
   host_state: Any  # TrainState on the devices -> one copy in numpy
+  # Of pjit, for a plan:
+  trace: Any = None  # shapes of what `train` takes -> the traced step
+  shardings: Any = None  # of the TrainState and of the frozen parameters
 
 
 def _micro_batches(batch: Batch, count: int) -> Batch:
@@ -155,6 +177,13 @@ def make_steps(
   if parallel == "pmap":
     return _pmap_steps(spec, loss, optimizer, schedule, accumulate, mesh)
 
+  heads, tensor = spec.decoder.heads, mesh.shape["tensor"]
+  if heads % tensor:
+    raise UserError(
+      f"config.mesh.tensor={tensor} does not divide the {heads} attention "
+      f"heads of the backbone (remainder {heads % tensor}). Choose a divisor "
+      f"of {heads}."
+    )
   boxed_params, boxed_frozen = split_trainable(abstract_params(spec), trainable)
   if known_states:
     boxed_frozen = without_frozen_layers(boxed_frozen, spec.frozen)
@@ -200,6 +229,8 @@ def make_steps(
     put_frozen=lambda f: jax.device_put(f, frozen_shards),
     put_batch=lambda b: jax.device_put(b, blocks),
     host_state=jax.device_get,
+    trace=scoped(train.trace),
+    shardings=(state_shards, frozen_shards),
   )
 
 

@@ -1,9 +1,12 @@
 """Products of rounded operands: the values and both gradients."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from rm_jax.models.dots import dot
 
@@ -49,3 +52,25 @@ def test_gradients_are_the_products_of_the_formula(spec, left, right, dtype):
   assert got_a.dtype == got_b.dtype == jnp.float32
   np.testing.assert_allclose(got_a, want_a, rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(got_b, want_b, rtol=1e-4, atol=1e-5)
+
+
+def test_results_and_gradients_have_the_dtype_they_are_given():
+  # What crosses a mesh: a gradient of float32 would be twice the bytes.
+  a, b = jnp.ones((2, 5, 8), jnp.bfloat16), jnp.ones((8, 6), jnp.bfloat16)
+  product = functools.partial(dot, dtype="bfloat16", result=jnp.bfloat16)
+  traced = jax.make_jaxpr(
+    jax.grad(lambda a, b: product("bti,io->bto", a, b).sum(), (0, 1))
+  )(a, b)
+  found = [
+    e for e in dots_of(traced.jaxpr) if e.primitive.name == "dot_general"
+  ]
+  assert len(found) == 3
+  assert {e.outvars[0].aval.dtype for e in found} == {jnp.dtype("bfloat16")}
+  assert {x.dtype for x in traced.out_avals} == {jnp.dtype("bfloat16")}
+
+
+def dots_of(jaxpr):
+  for eqn in jaxpr.eqns:
+    yield eqn
+    for inside in jaxprs_in_params(eqn.params):
+      yield from dots_of(inside)

@@ -1,10 +1,17 @@
 """The mesh, and where parameters and batches go on it."""
 
+import flax.linen as nn
 import jax
 import pytest
 from jax.sharding import PartitionSpec
 
-from rm_jax.models.sharding import block_sharding, make_mesh, shard_tree
+from rm_jax.models.sharding import (
+  RULES,
+  block_sharding,
+  make_mesh,
+  shard_tree,
+)
+from rm_jax.models.sight import Forest
 from rm_jax.models.sizes import SIZES
 from rm_jax.reward_model import HeadSpec, ModelSpec, abstract_params
 from rm_jax.types import UserError
@@ -64,3 +71,33 @@ def test_blocks_are_cut_over_data_and_fsdp():
   mesh = make_mesh(data=2, fsdp=2, tensor=2)
   blocks = jax.device_put(jax.numpy.zeros((8, 3)), block_sharding(mesh))
   assert {s.data.shape for s in blocks.addressable_shards} == {(2, 3)}
+
+
+def compiled_gradient(spec, mesh):
+  """HLO of the gradient of a decoder, cut as a run's is."""
+  tokens = jax.numpy.zeros((8, 16), "int32")
+  forest = Forest(tokens + 1, tokens, tokens, tokens)
+  params = abstract_params(spec)["backbone"]
+
+  def total(params, tokens, forest):
+    with nn.logical_axis_rules(RULES):
+      return spec.decoder_module.apply({"params": params}, tokens, forest).sum()
+
+  shards = shard_tree(params, mesh)
+  blocks = block_sharding(mesh)
+  run = jax.jit(
+    jax.grad(total),
+    in_shardings=(shards, blocks, blocks),
+    out_shardings=shards,
+  )
+  with jax.set_mesh(mesh):
+    return run.lower(nn.unbox(params), tokens, forest).compile().as_text()
+
+
+def test_the_table_is_never_whole_on_a_device():
+  # 96 x 32 cut over 8: [96, 4] on each; a device that looked its own tokens up
+  # in whole rows would need all of it, and so would the gradient.
+  mesh = make_mesh(data=1, fsdp=8, tensor=1)
+  text = compiled_gradient(SPEC, mesh)
+  assert "f32[96,4]" in text
+  assert "f32[96,32]" not in text

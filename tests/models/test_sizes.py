@@ -7,7 +7,7 @@ import pytest
 from rm_jax.models.names import shapes
 from rm_jax.models.sizes import SIZES
 
-# Parameters, the embedding table once where it is tied. Llama 2, Mistral,
+# Parameters, the embedding table once where it is tied. Llama 2, Yi, Mistral,
 # Llama 3, Qwen2.5, Gemma 2, SmolLM2: of the safetensors header that each model
 # page on huggingface.co shows. Pythia: Biderman et al. 2023, arXiv:2304.01373,
 # table 1 and the README of EleutherAI/pythia.
@@ -18,6 +18,7 @@ COUNTS = {
   "llama2_7b": 6_738_415_616,
   "llama2_13b": 13_015_864_320,
   "llama2_70b": 68_976_648_192,
+  "yi_34b": 34_388_917_248,
   "llama3.1_8b": 8_030_261_248,
   "llama3.1_70b": 70_553_706_496,
   "llama3.2_1b": 1_235_814_400,

@@ -159,6 +159,36 @@ def test_bfloat16_is_near_float32_and_gives_float32():
   assert 0 < worst < 0.05
 
 
+def test_bfloat16_results_are_near_and_gradients_are_float32():
+  # Wrong: a stream that turns float32 in one layer, which a scan refuses only
+  # where norms and adapters are; hidden states that are not float32.
+  tokens, forest = rows((12, 7))
+  exact = spec(dataclasses.replace(TINY, post_norm=True))
+  rough = dataclasses.replace(exact, dtype="bfloat16", results="bfloat16")
+  params = random_params(exact.decoder)
+
+  def total(params, spec):
+    hidden = spec.decoder_module.apply({"params": params}, tokens, forest)
+    assert hidden.dtype == jnp.float32
+    return jnp.sum(jnp.sin(hidden) * (tokens > 0)[..., None]), hidden
+
+  grads, hidden = {}, {}
+  for name, one in (("exact", exact), ("rough", rough)):
+    grads[name], hidden[name] = jax.jit(
+      jax.grad(total, has_aux=True), static_argnums=1
+    )(params, one)
+  # bfloat16 keeps 8 bits: 2^-8 a rounding, some ten of them a layer.
+  np.testing.assert_allclose(hidden["rough"], hidden["exact"], atol=0.15)
+  for want, got in zip(
+    jax.tree.leaves(grads["exact"]),
+    jax.tree.leaves(grads["rough"]),
+    strict=True,
+  ):
+    assert got.dtype == jnp.float32
+    size = np.linalg.norm(want)
+    assert np.linalg.norm(np.asarray(got) - want) <= 0.08 * size
+
+
 def test_untied_unembedding_has_its_own_matrix():
   decoder = dataclasses.replace(TINY, tied=False)
   params = init_params(spec(decoder), jax.random.key(0))["backbone"]

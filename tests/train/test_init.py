@@ -1,5 +1,7 @@
 """What a run starts from: seeded, named, of the tokenizer's size."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -7,12 +9,14 @@ import tiny_run
 
 from rm_jax.data.tokenizers import load_tokenizer
 from rm_jax.models.sharding import make_mesh
+from rm_jax.models.sizes import SIZES
 from rm_jax.reward_model import init_params
 from rm_jax.train.init import (
   check_base,
   digest,
   first_layers,
   init_from,
+  make_spec,
   read_run,
 )
 from rm_jax.train.optim import join_layers
@@ -114,9 +118,31 @@ def test_only_the_first_layers():
     start(init__layers=4)
 
 
+def test_an_unembedding_that_nothing_reads_is_left_out():
+  # Of an 8B model it is 0.5B parameters with two moments each, and decays.
+  untied = {"init__from": "random:pythia_70m", "init__layers": 1}
+  spec, params = start(**untied)
+  assert not spec.decoder.unembeds and "lm_head" not in params["backbone"]
+  joint, whole = start(**untied, loss__language_coefficient=0.1)
+  assert joint.decoder.unembeds
+  kernel = whole["backbone"].pop("lm_head")["kernel"]
+  assert kernel.shape == (512, len(make_tokenizer()))
+  same = jax.tree.map(np.array_equal, params["backbone"], whole["backbone"])
+  assert all(jax.tree.leaves(same))
+  tied, params = start(loss__language_coefficient=0.1)
+  assert tied.decoder.unembeds and "lm_head" not in params["backbone"]
+
+
+def test_what_has_no_unembedding_predicts_no_tokens():
+  c = tiny_run.config("", "", loss__language_coefficient=0.1)
+  bare = dataclasses.replace(SIZES["pythia_70m"], unembeds=False)
+  with pytest.raises(UserError, match="has no unembedding.*language model"):
+    make_spec(c, bare, make_tokenizer())
+
+
 def test_an_unknown_size_lists_the_known():
   with pytest.raises(
-    UserError, match=r"'random:huge' .*'smollm2_135m', .*'tiny'\]"
+    UserError, match=r"'random:huge' .*'smollm2_135m', .*'tiny'"
   ):
     start(init__from="random:huge")
 

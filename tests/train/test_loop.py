@@ -12,6 +12,7 @@ import tiny_run
 from rm_jax.models.sharding import make_mesh
 from rm_jax.train import loop
 from rm_jax.train.checkpoint import load_params
+from rm_jax.train.step import check_cuts
 from rm_jax.types import UserError
 
 
@@ -218,4 +219,4 @@ def test_blocks_that_do_not_split_name_the_nearest():
     match=r"blocks=12 .* 8 devices .*=2 .*remainder 12.*above: 16",
   ):
     c = config(("data", "tokenizer"), data__blocks=12, train__accumulate=2)
-    loop._check_blocks(c, make_mesh(data=8, fsdp=1, tensor=1))
+    check_cuts(c, make_mesh(data=8, fsdp=1, tensor=1))

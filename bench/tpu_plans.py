@@ -1,0 +1,75 @@
+"""What plans of the full-size configs say, kept beside them.
+
+    python -m bench.tpu_plans                 all of them, half an hour
+    python -m bench.tpu_plans llama3_8b_bt.v5e-16
+
+Each leaves configs/plans/NAME.json and NAME.txt: the two forms in which
+`rm-jax plan` answers. Needs libtpu: pip install 'rm-jax[tpu]'.
+
+llama3_8b_lm.v5e-16 is for equal terms with MaxText, whose step has a language
+model head and predicts every token. Its own ahead-of-time compile of llama3-8b
+(full rematerialisation, flash attention, 2 rows of 4,096 a chip, 16 chips of
+v5e) with jax 0.10.2 and libtpu 0.0.42.1 gave 13.57 GiB at its fullest and 43.0
+GiB of collectives, read as here. This file does not run it; in an environment
+of its own, on Python 3.12 with maxtext installed, that is
+
+    python -m MaxText.train_compile MaxText/configs/base.yml \\
+      compile_topology=v5e-16 compile_topology_num_slices=1 \\
+      model_name=llama3-8b per_device_batch_size=2 max_target_length=4096 \\
+      remat_policy=full attention=flash
+"""
+
+import pathlib
+import shlex
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parents[1]
+OUT = ROOT / "configs" / "plans"
+LANGUAGE = "--config.loss.language_coefficient=0.1"
+
+# name -> (config, slice, further flags)
+PLANS = {
+  "llama3_8b_bt.v5e-16": ("llama3_8b_bt.py", "v5e-16", ""),
+  "llama3_8b_lm.v5e-16": ("llama3_8b_bt.py", "v5e-16", LANGUAGE),
+  "llama3_8b_bt.v5p-32": ("llama3_8b_bt.py", "v5p-32", ""),
+  "instructgpt_6b.v5e-64": (
+    "instructgpt_6b.py",
+    "v5e-64",
+    "--rows_per_chip=4",
+  ),
+  "cobbe_6b.v5e-64": ("cobbe_6b.py", "v5e-64", ""),
+  "starling_7b.v5e-64": ("starling.py:7b", "v5e-64", "--rows_per_chip=4"),
+  "starling_34b.v5p-256": ("starling.py:34b", "v5p-256", "--rows_per_chip=4"),
+  "llama2_70b.v5p-512": ("llama2_70b.py:v5p-512", "v5p-512", ""),
+  "llama2_70b.v5p-256": ("llama2_70b.py:v5p-256", "v5p-256", ""),
+  "llama2_70b.v5e-256": ("llama2_70b.py:v5e-256", "v5e-256", ""),
+  "process_70b.v5p-512": ("process_70b.py", "v5p-512", ""),
+}
+
+
+def command(name: str) -> list[str]:
+  """The words of `rm-jax` that make one plan."""
+  config, where, flags = PLANS[name]
+  words = ["plan", f"--config=configs/{config}", f"--slice={where}"]
+  return words + shlex.split(flags)
+
+
+def main(names: list[str]) -> None:
+  """Makes the plans of these names, or all."""
+  OUT.mkdir(exist_ok=True)
+  for name in names or PLANS:
+    words = command(name)
+    print(name, flush=True)
+    text = subprocess.run(
+      [sys.executable, "-m", "rm_jax", *words, f"--out={OUT / name}.json"],
+      cwd=ROOT,
+      check=True,
+      stdout=subprocess.PIPE,
+      text=True,
+    ).stdout
+    (OUT / f"{name}.txt").write_text(f"$ rm-jax {shlex.join(words)}\n\n{text}")
+
+
+if __name__ == "__main__":
+  main(sys.argv[1:])

@@ -1,0 +1,56 @@
+"""Steps compiled for slices that nobody here has (`make aot`).
+
+Catches: a kernel or a sharding that only the TPU compiler refuses, a state that
+is not reused, a collective that grew.
+"""
+
+import importlib.util
+
+import pytest
+
+from rm_jax.plan.compile import compile_step
+from rm_jax.plan.report import nearest_change
+from rm_jax.plan.slices import find_slice
+from tests.test_configs import ROOT, load
+
+GIB = 2**30
+pytestmark = [
+  pytest.mark.aot,
+  pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="needs the extra tpu"
+  ),
+]
+
+
+def llama(name="llama3_8b_bt", **changes):
+  c = load(ROOT / f"configs/{name}.py").get_config()
+  c.data.source = "none"
+  c.update_from_flattened_dict(
+    {key.replace("__", "."): value for key, value in changes.items()}
+  )
+  return c
+
+
+@pytest.mark.parametrize("name", ["v5e-16", "v5p-32", "v6e-16"])
+def test_two_layers_compile(name):
+  c = llama(init__layers=2)
+  plan = compile_step(c, find_slice(name), rows=2)
+  assert plan.fits
+  state = plan.parts["parameters"] + plan.parts["optimizer state"]
+  assert plan.reused == pytest.approx(state, rel=0.01)  # donated
+  assert plan.kernels >= 2  # attention, forward and backward
+
+
+def test_the_8b_plan_fits_16_chips():
+  plan = compile_step(llama(), find_slice("v5e-16"), rows=2)
+  assert plan.fits
+  assert plan.peak <= 11.75 * GIB
+  assert sum(plan.collectives.values()) <= 41.5 * GIB
+  assert plan.model_flops == pytest.approx(369.4e12, rel=1e-3)
+
+
+def test_what_does_not_fit_is_refused_in_seconds():
+  c = llama(data__blocks=4, data__rows_per_batch=8, mesh__fsdp=4)
+  plan = compile_step(c, find_slice("v5e-4"), rows=2)
+  assert not plan.fits and plan.needed > 15.75 * GIB
+  assert "v5e-16" in nearest_change(plan, find_slice("v5e-4"))
