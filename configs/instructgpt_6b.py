@@ -8,7 +8,7 @@
 64 prompts a step with 4 to 9 completions each, every pair of a prompt in one
 mean; one epoch of 33,207 prompts; 9e-6, cosine to a tenth. The paper's 6B
 GPT-3 is not public: Pythia 6.9B is of its size and kind. Each prompt is packed
-once with its completions. 64 chips, one prompt each; configs/plans/ has a plan.
+once with its completions. 64 chips, one prompt each.
 """
 
 from rm_jax.config import base

@@ -40,6 +40,11 @@ def plan(
       compiler.
   """
   where = find_slice(slice_name)
+  if read_data and rows_per_chip is not None:
+    raise UserError(
+      f"--rows_per_chip={rows_per_chip} and --read_data: the data says how "
+      "many rows a step takes. Leave one out."
+    )
   config = config.copy_and_resolve_references()
   if not read_data and not config.data.source:
     config.data.source = "none"  # it is not read

@@ -15,8 +15,9 @@ pytestmark = pytest.mark.aot
 # Forward, and one backward kernel or two (splash.LONGEST_FUSED).
 KERNELS = {4_096: 2, 8_192: 3}
 # One row of 32 heads of 128 in bfloat16 is 2^-5 GiB at 4,096 tokens; scores of
-# all pairs would be 1 GiB there and 4 GiB at 8,192.
-MOST_GIB = 0.3
+# all pairs would be 1 GiB there and 4 GiB at 8,192. Half of the first is more
+# than any kernel that does not write them takes.
+MOST_GIB = 0.5
 
 
 @pytest.mark.parametrize("row_len", ROW_LENS)
@@ -46,10 +47,11 @@ def test_rows_of_a_chip_are_computed_one_after_the_other():
   # Catches a loop that keeps the inner results of every row at one time.
   mesh = four_chips("v5e", data=4)
   shape = dict(row_len=4_096, heads=8, kv_heads=2)
-  one = compile_attention(mesh, rows=4, **shape)
   four = compile_attention(mesh, rows=16, **shape)
-  assert four["kernels"] == one["kernels"] == 2
-  assert four["temp_gib"] < 4 * one["temp_gib"]
+  assert four["kernels"] == 2
+  # The backward kernel writes the queries' gradient once a block of 512 keys.
+  copies = 8 * 8 * 4_096 * 128 * 2 / 2**30  # heads, blocks, in bfloat16
+  assert four["temp_gib"] < 4 * copies
 
 
 def test_long_rows_leave_room_for_the_lists_of_blocks():

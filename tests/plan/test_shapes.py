@@ -21,6 +21,8 @@ ASKS = {
   "bradley_terry_smoothed": dict(loss__smoothing=0.1),
   "christiano_mixture": dict(loss__noise=0.1),
   "hinge": dict(loss__gap=1.0),
+  "square": dict(loss__gap=1.0),
+  "listnet": dict(loss__temperature=1.0),
   "focal": dict(loss__gamma=2.0),
   "focal_penalty": dict(loss__gamma=2.0),
   "tempered_logarithm": dict(loss__temperature=0.5),
@@ -39,6 +41,8 @@ RUNS = {
     loss__centering=0.1,
     loss__hidden_square=0.1,
     train__accumulate=2,
+    data__blocks=16,
+    data__rows_per_batch=32,
   ),
   "lists": dict(loss__name="plackett_luce", mesh__tensor=2),
   "values": dict(

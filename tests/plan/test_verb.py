@@ -18,14 +18,8 @@ def ask(c, slice_name="v5e-16", **changes):
 
 
 def config(**changes):
-  return tiny_run.config(
-    "",
-    "",
-    data__batch="rows",
-    data__rows_per_batch=32,
-    data__blocks=16,
-    **changes,
-  )
+  keys = dict(data__batch="rows", data__rows_per_batch=32, data__blocks=16)
+  return tiny_run.config("", "", **keys | changes)
 
 
 @pytest.mark.parametrize(

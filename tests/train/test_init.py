@@ -142,7 +142,7 @@ def test_what_has_no_unembedding_predicts_no_tokens():
 
 def test_an_unknown_size_lists_the_known():
   with pytest.raises(
-    UserError, match=r"'random:huge' .*'smollm2_135m', .*'tiny'\]"
+    UserError, match=r"'random:huge' .*'smollm2_135m', .*'tiny'"
   ):
     start(init__from="random:huge")
 
