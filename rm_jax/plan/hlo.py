@@ -44,8 +44,9 @@ class Program(NamedTuple):
 def read_program(text: str) -> Program:
   """Parses what `compiled.as_text()` gives.
 
-  A computation ends at a line that is exactly "}": kernels print a config of
-  several lines, some of which begin with one.
+  A computation ends at a line that is exactly "}", or names the thread it runs
+  on behind it: kernels print a config of several lines, some of which begin
+  with one.
   """
   computations, entry, name, lines = {}, "", None, []
   for line in text.splitlines():
@@ -54,7 +55,7 @@ def read_program(text: str) -> Program:
       if found:
         name, lines = found[2], []
         entry = name if found[1] else entry
-    elif line == "}":
+    elif line == "}" or line.startswith("}, execution_thread="):
       computations[name] = tuple(_in_order(lines))
       name = None
     else:

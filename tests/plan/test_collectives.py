@@ -55,3 +55,18 @@ def test_a_loop_that_does_not_count_is_not_guessed():
   loop = program.computations["main"][-1]
   with pytest.raises(ValueError, match="layers: cannot read its condition"):
     trips(program, loop)
+
+
+def test_a_computation_ends_where_it_names_its_thread():
+  # v5p's programs: what a sparse core runs would swallow the next computation.
+  text = """HloModule m
+
+%beside (p: f32[4]) -> f32[4] {
+  ROOT %p = f32[4]{0} parameter(0)
+}, execution_thread="sparsecore"
+
+ENTRY %main (a: f32[4]) -> f32[4] {
+  ROOT %a = f32[4]{0} parameter(0)
+}
+"""
+  assert set(read_program(text).computations) == {"beside", "main"}
