@@ -218,7 +218,7 @@ def test_hosts_that_differ_are_refused_before_they_train(files, tmp_path):
   go = tiny_run.command("~/pairs.jsonl", files[1], workdir, **CHANGES)
   for code, _, err in finish(tiny_run.start_hosts(go, before=homes)):
     assert code == 2, err
-    assert "prompts of the data is" in err.strip().splitlines()[-1]
+    assert "counts of the data.test_groups is" in err.strip().splitlines()[-1]
   assert not (workdir / "run.json").exists()
 
 

@@ -193,7 +193,8 @@ def run(
   state = steps.put_state(
     TrainState(np.int32(0), np.int32(0), trained, optimizer()[0].init(trained))
   )
-  scores, _, sums = jax.device_get(steps.evaluate(state.params, frozen, batch))
+  out = jax.device_get(steps.evaluate(state.params, frozen, batch))
+  scores, _, sums, _ = out
   real = owners.group >= 0
   names = zip(owners.group[real], owners.completion[real], strict=True)
   by_owner = dict(zip(names, np.asarray(scores)[real], strict=True))
