@@ -57,9 +57,6 @@ aot: .venv/installed-aot
 plans: .venv/installed-aot
 	$(BIN)/python -m bench.tpu_plans
 
-plans: .venv/installed-aot
-	$(BIN)/python -m bench.tpu_plans
-
 parity: .venv-parity/installed
 	$(AS_USERS) $(PARITY_BIN)/python -m pytest -m parity --durations=15 \
 	  tests/parity

@@ -31,16 +31,9 @@ from rm_jax.kernels.splash import block_of, least_align, see_codes
 from rm_jax.models.attention import attend
 from rm_jax.models.sharding import MESH_AXES
 from rm_jax.models.sight import Forest, visible
+from rm_jax.plan.compile import ENVIRONMENT
 from rm_jax.types import Record
 
-# Read by libtpu when it is loaded.
-ENVIRONMENT = {
-  "TPU_SKIP_MDS_QUERY": "1",  # no metadata server is asked
-  "TPU_ACCELERATOR_TYPE": "v5litepod-16",  # any: silences a warning
-  "TPU_WORKER_HOSTNAMES": "localhost",  # silences another
-  "TPU_LOG_DIR": "disabled",
-  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several may compile at one time
-}
 FOUR_CHIPS = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
 ROW_LENS = (4_096, 8_192)
 SOURCES = ("llmzoo_rankings", "oasst_trees")

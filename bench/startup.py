@@ -1,7 +1,7 @@
 """From the command to the first train step: whole processes, cold and warm.
 
-  git worktree add /tmp/before 5d67ceb
-  python bench/startup.py --data=$RM_DATA/hh_rlhf --before=/tmp/before \
+  git worktree add runs/before 5d67ceb
+  python bench/startup.py --data=$RM_DATA/hh_rlhf --before=runs/before \
     --out=bench/results/startup.json
 
 Runs `rm-jax train` on configs/pairwise_hh.py with one train step and a small

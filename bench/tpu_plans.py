@@ -4,7 +4,7 @@
     python -m bench.tpu_plans llama3_8b_bt.v5e-16
 
 Each leaves configs/plans/NAME.json and NAME.txt: the two forms in which
-`rm-jax plan` answers. Needs libtpu: pip install 'rm-jax[tpu]'.
+`rm-jax plan` answers. Needs libtpu: pip install -e '.[tpu]'.
 
 llama3_8b_lm.v5e-16 is for equal terms with MaxText, whose step has a language
 model head and predicts every token. Its own ahead-of-time compile of llama3-8b

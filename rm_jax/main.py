@@ -489,7 +489,7 @@ VERBS = {
 that has no TPU, for a slice by its product name. Says what a chip's memory
 holds, what the step computes and moves, and what bounds its time; if it does
 not fit, what would. Nothing is run: no time is measured, no weight or data
-read. Needs libtpu: pip install 'rm-jax[tpu]'.
+read. Needs libtpu: pip install -e '.[tpu]'.
 
 Product names of v4, v5p and tpu7x count cores, two to a chip: v5p-256 has 128
 chips. Those of v5e and v6e count chips.

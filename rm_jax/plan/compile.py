@@ -74,7 +74,7 @@ def compile_step(
   """
   if importlib.util.find_spec("libtpu") is None:
     raise UserError(
-      "the TPU compiler (libtpu) is not installed: pip install 'rm-jax[tpu]'"
+      "the TPU compiler (libtpu) is not installed: pip install -e '.[tpu]'"
     )
   job = {
     "config": config.to_dict(),

@@ -42,4 +42,6 @@ def pack_data(config) -> Packed:
   tasks = read_tasks(config)
   with tempfile.TemporaryDirectory() as folder:
     sets = load_sets(config, tokenizer, tasks, pathlib.Path(folder))
-  return Packed(tokenizer, sets, train_plan(config, sets))
+  return Packed(
+    tokenizer, sets, train_plan(config, sets.train.demands, sets.parts)
+  )

@@ -64,7 +64,8 @@ def table(plan: Compiled, where: Slice, said: dict) -> str:
     f"{said['slice']}: {said['chips']} chips ({where.topology}, {closes}), "
     f"mesh {mesh}",
     f"{plan.parameters:,} parameters train",
-    "Compiled for it, not run on it. Per chip and step:",
+    ("Compiled for it, not run on it." if plan.fits else "It does NOT fit.")
+    + " Per chip and step:",
     "",
     *_memory(plan, where, said),
     *_work(plan, said),

@@ -16,13 +16,13 @@ import numpy as np
 
 from rm_jax.config import validate
 from rm_jax.data.loader import Dataset, lay_step
-from rm_jax.data.plan import Plan, make_eval_plan, make_plan
 from rm_jax.models.sharding import make_mesh
 from rm_jax.models.sizes import SIZES
 from rm_jax.reward_model import init_params
 from rm_jax.train.evaluate import Scored, score_dataset
 from rm_jax.train.init import RANDOM, make_spec
 from rm_jax.train.optim import make_optimizer, make_schedule, split_trainable
+from rm_jax.train.sets import score_plan, train_plan
 from rm_jax.train.step import Steps, make_steps
 from rm_jax.train.tasks import objective, read_tasks
 
@@ -62,25 +62,11 @@ def fit(
     start: parameters of an earlier run; None: drawn from config.seed.
   """
   validate(config)
-  d = config.data
   name = config.init["from"].removeprefix(RANDOM)
   decoder = dataclasses.replace(SIZES[name], vocab_size=vocabulary)
   spec = make_spec(config, decoder, None)
   loss = objective(read_tasks(config))
-  plan = make_plan(
-    train.demands,
-    parts=parts,
-    num_steps=config.num_train_steps,
-    batch=d.batch,
-    groups_per_batch=d.groups_per_batch,
-    rows_per_batch=d.rows_per_batch,
-    blocks=d.blocks,
-    row_len=d.row_len,
-    layout=d.layout,
-    align=d.align,
-    seed=config.seed,
-    shuffle=d.shuffle,
-  )
+  plan = train_plan(config, train.demands, parts)
   optim = json.dumps(config.optim.to_dict(), sort_keys=True)
   steps = _steps(spec, loss, optim, config.num_train_steps)
   if start is None:
@@ -93,7 +79,7 @@ def fit(
   frozen = steps.put_frozen(frozen)
 
   def score(data):
-    laid = _eval_plan(config, data)
+    laid = score_plan(config, data.demands)
 
     def run(batch):
       out = steps.evaluate(state.params, frozen, steps.put_batch(batch))
@@ -116,18 +102,6 @@ def fit(
   others = {name: score(data) for name, data in (more or {}).items()}
   last = jax.device_get(state.params)
   return Fitted(score(test), others, drawn, losses, last, tokens, completions)
-
-
-def _eval_plan(config, data: Dataset) -> Plan:
-  d = config.data
-  return make_eval_plan(
-    data.demands,
-    blocks=d.blocks,
-    rows=config.evals.rows,
-    row_len=d.row_len,
-    layout=d.layout,
-    align=d.align,
-  )
 
 
 def _optimizer(optim: str, num_train_steps: int):

@@ -11,7 +11,6 @@ import jax
 
 from rm_jax.config import validate
 from rm_jax.data.loader import open_loader, policy
-from rm_jax.data.plan import make_eval_plan
 from rm_jax.data.tokenizers import (
   check_fingerprint,
   fingerprint,
@@ -44,7 +43,12 @@ from rm_jax.train.optim import (
   without_frozen_layers,
 )
 from rm_jax.train.results import results, write_scores
-from rm_jax.train.sets import load_sets, train_plan, write_trained_on
+from rm_jax.train.sets import (
+  load_sets,
+  score_plan,
+  train_plan,
+  write_trained_on,
+)
 from rm_jax.train.stages import Stages
 from rm_jax.train.step import check_cuts, make_steps
 from rm_jax.train.tasks import objective, read_tasks
@@ -139,15 +143,8 @@ def _train(config, workdir, place, command, saved, stages):
   stages.done("data")
 
   # ---------------------------------------------------------------- plan
-  plan = train_plan(config, sets)
-  eval_plan = make_eval_plan(
-    sets.test.demands,
-    blocks=config.data.blocks,
-    rows=config.evals.rows,
-    row_len=config.data.row_len,
-    layout=config.data.layout,
-    align=config.data.align,
-  )
+  plan = train_plan(config, sets.train.demands, sets.parts)
+  eval_plan = score_plan(config, sets.test.demands)
 
   blocks = own_blocks(mesh, config.data.blocks)
   stages.done("plan")

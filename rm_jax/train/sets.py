@@ -11,7 +11,7 @@ from rm_jax.data.cache import (
   tokenize_cached,
 )
 from rm_jax.data.loader import Dataset, join, tokenize_records
-from rm_jax.data.plan import Part, Plan, make_plan
+from rm_jax.data.plan import Part, Plan, make_eval_plan, make_plan
 from rm_jax.data.rejects import Reject, check_share, write_rejects
 from rm_jax.data.sources import read_records
 from rm_jax.data.split import is_held_out, is_used, prompt_key
@@ -81,12 +81,12 @@ def load_sets(config, tokenizer, tasks: list[Task], workdir) -> Sets:
   return Sets(join(train), join(test), parts, longer, counts)
 
 
-def train_plan(config, sets: Sets) -> Plan:
-  """Every batch of a run."""
+def train_plan(config, demands, parts) -> Plan:
+  """Every batch of a run; demands and parts as of `make_plan`."""
   d = config.data
   return make_plan(
-    sets.train.demands,
-    parts=sets.parts,
+    demands,
+    parts=parts,
     num_steps=config.num_train_steps,
     batch=d.batch,
     groups_per_batch=d.groups_per_batch,
@@ -97,6 +97,19 @@ def train_plan(config, sets: Sets) -> Plan:
     align=d.align,
     seed=config.seed,
     shuffle=d.shuffle,
+  )
+
+
+def score_plan(config, demands) -> Plan:
+  """Batches that hold every group once."""
+  d = config.data
+  return make_eval_plan(
+    demands,
+    blocks=d.blocks,
+    rows=config.evals.rows,
+    row_len=d.row_len,
+    layout=d.layout,
+    align=d.align,
   )
 
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from bench.splash import ENVIRONMENT
+from rm_jax.plan.compile import ENVIRONMENT
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,8 +4,6 @@ Catches: a kernel or a sharding that only the TPU compiler refuses, a state that
 is not reused, a collective that grew.
 """
 
-import importlib.util
-
 import pytest
 
 from rm_jax.plan.compile import compile_step
@@ -14,12 +12,7 @@ from rm_jax.plan.slices import find_slice
 from tests.test_configs import ROOT, load
 
 GIB = 2**30
-pytestmark = [
-  pytest.mark.aot,
-  pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="needs the extra tpu"
-  ),
-]
+pytestmark = pytest.mark.aot
 
 
 def llama(name="llama3_8b_bt", **changes):

@@ -68,6 +68,8 @@ def test_what_a_program_that_does_not_fit_would_move_is_not_known():
   assert (got["slice"], got["chips"], got["fits"]) == ("2xv5e-16", 32, False)
   for name in ("hbm_peak_gib", "hbm_sum_gib", "collective_gib"):
     assert got[name] is None
+  text = table(plan, V5E, got)
+  assert "It does NOT fit." in text and "Compiled for it" not in text
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_without_the_compiler_the_extra_is_named(monkeypatch):
     "find_spec",
     lambda name: None if name == "libtpu" else find(name),
   )
-  with pytest.raises(UserError, match=r"libtpu.* pip install 'rm-jax\[tpu\]'"):
+  with pytest.raises(UserError, match=r"libtpu.* pip install -e '\.\[tpu\]'"):
     ask(config())
 
 
