@@ -134,7 +134,7 @@ def test_longer_than_a_row(tmp_path, tokenizer):
     (dict(model__head_init="xavier"), r"head_init='xavier' .*Known"),
     (dict(model__pooling="first"), r"pooling='first' .*Known"),
     (dict(data__blocks=6), r"blocks=6 .* 8 devices .*Nearest above: 8"),
-    (dict(mesh__data=3), r"covers 3 devices, this process sees 8"),
+    (dict(mesh__data=3), r"covers 3 devices, there are 8"),
     (dict(mesh__tensor=3), r"fsdp \* tensor divide"),
     (dict(train__trainable="last:99"), r"'last:99'.*1 <= n <= 3"),
     (dict(optim__warmup_steps=4), r"warmup_steps=4 leaves no step"),
