@@ -27,12 +27,19 @@ import sys
 ROOT = pathlib.Path(__file__).parents[1]
 OUT = ROOT / "configs" / "plans"
 LANGUAGE = "--config.loss.language_coefficient=0.1"
+# Rows of 32,768 tokens, each over eight chips.
+LONG = (
+  "--config.data.row_len=32768 --config.data.align=128 "
+  "--config.mesh.fsdp=2 --config.mesh.tensor=8 --rows_per_chip=1"
+)
 
 # name -> (config, slice, further flags)
 PLANS = {
   "llama3_8b_bt.v5e-16": ("llama3_8b_bt.py", "v5e-16", ""),
   "llama3_8b_lm.v5e-16": ("llama3_8b_bt.py", "v5e-16", LANGUAGE),
   "llama3_8b_bt.v5p-32": ("llama3_8b_bt.py", "v5p-32", ""),
+  "llama3_8b_32k.v5p-32": ("llama3_8b_bt.py", "v5p-32", LONG),
+  "llama3_8b_32k.v5e-16": ("llama3_8b_bt.py", "v5e-16", LONG),
   "instructgpt_6b.v5e-64": (
     "instructgpt_6b.py",
     "v5e-64",

@@ -18,7 +18,7 @@ from rm_jax.data.tokenizers import (
   load_tokenizer,
 )
 from rm_jax.heads import HeadSpec
-from rm_jax.models.convert import load_pretrained
+from rm_jax.models.convert import place_pretrained
 from rm_jax.places import read_json
 from rm_jax.reward_model import ModelSpec
 from rm_jax.types import UserError
@@ -79,7 +79,7 @@ def read_exported(folder: pathlib.Path, *, dtype: str) -> Loaded:
   head = HeadSpec(
     **{k: tuple(v) if type(v) is list else v for k, v in beside.head.items()}
   )
-  found = load_pretrained(folder)
+  found = place_pretrained(folder)
   decoder = dataclasses.replace(found.config, vocab_size=beside.vocab_size)
   backbone = dict(found.params)
   table = backbone["embed"]["embedding"][: beside.vocab_size]

@@ -12,7 +12,7 @@ from rm_jax.data.tokenizers import (
   load_tokenizer,
 )
 from rm_jax.heads import HeadSpec
-from rm_jax.models.convert import load_pretrained
+from rm_jax.models.convert import place_pretrained
 from rm_jax.models.head_readers import PublishedHead
 from rm_jax.models.language_heads import (
   LANGUAGE_HEADS,
@@ -51,7 +51,7 @@ def read_published(source, *, dtype: str, head: str) -> Published:
       that the checkpoint contradicts.
   """
   check_source(source)
-  found = load_pretrained(source)
+  found = place_pretrained(source)
   tokenizer = load_tokenizer(source)
   check_vocab_size(tokenizer, found.config.vocab_size)
   named = head or ("" if found.head else name_on_hub(source))
@@ -125,7 +125,7 @@ def read_implicit(policy, reference, *, beta: float, dtype: str) -> Published:
   models, tokenizers = [], []
   for source in (policy, reference):
     check_source(source)
-    models.append(load_pretrained(source))
+    models.append(place_pretrained(source))
     tokenizers.append(load_tokenizer(source))
     if models[-1].head:
       raise UserError(

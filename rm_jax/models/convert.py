@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rm_jax.models.families import read_config
 from rm_jax.models.gguf import read_gguf
@@ -56,6 +56,23 @@ def load_pretrained(source: str | Path) -> Pretrained:
   """Decoder config, parameters and reward head, read whole into numpy."""
   opened = open_pretrained(source)
   params = read_tree(opened.tensors, opened.config)
+  return Pretrained(opened.config, params, opened.head)
+
+
+def place_pretrained(source: str | Path) -> Pretrained:
+  """The same on the first device: a layer at a time, as `place_tree` reads."""
+  opened = open_pretrained(source)
+  devices = np.array(jax.devices()[:1])
+  whole = NamedSharding(Mesh(devices, ("one",)), PartitionSpec())
+  shards: dict = {}
+  for path in _places(opened.config):
+    _put(shards, path, whole)
+  params = place_tree(
+    opened.tensors,
+    opened.config,
+    segments=(opened.config.layers,),
+    shards=shards,
+  )
   return Pretrained(opened.config, params, opened.head)
 
 

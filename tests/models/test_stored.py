@@ -153,7 +153,7 @@ def test_each_of_two_processes_reads_its_half():
 MEMORY = """
 import json, re, sys
 import jax, numpy as np
-from rm_jax.models.convert import open_pretrained
+from rm_jax.models.convert import open_pretrained, place_pretrained
 from tests.models.test_stored import FOLDER, place
 
 def status(key):
@@ -161,6 +161,8 @@ def status(key):
   return 1024 * int(re.search(key + r":\\s+(\\d+) kB", text)[1])
 
 def load(source):
+  if sys.argv[2] == "scoring":
+    return place_pretrained(source).params
   opened = open_pretrained(source)
   mesh = dict(data=1, fsdp=1, tensor=1)
   return place(opened, segments=(opened.config.layers,), **mesh)
@@ -216,7 +218,8 @@ def write_large(folder):
   return layer
 
 
-def test_loading_needs_little_memory_beside_the_model(tmp_path):
+@pytest.mark.parametrize("what", ["training", "scoring"])
+def test_loading_needs_little_memory_beside_the_model(what, tmp_path):
   # Catches a checkpoint that is read whole, or a stack of layers that is built
   # on the host and copied.
   layer = write_large(tmp_path / "model")
@@ -226,7 +229,7 @@ def test_loading_needs_little_memory_beside_the_model(tmp_path):
     "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
   }
   done = subprocess.run(
-    [sys.executable, "-c", MEMORY, str(tmp_path / "model")],
+    [sys.executable, "-c", MEMORY, str(tmp_path / "model"), what],
     cwd=ROOT,
     env=env,
     capture_output=True,
