@@ -4,12 +4,12 @@
   python bench/startup.py --data=$RM_DATA/hh_rlhf --before=runs/before \
     --out=bench/results/startup.json
 
-Runs `rm-jax train` on configs/pairwise_hh.py with one train step and a small
-evaluation, each time as a process of its own, until metrics.jsonl has its first
-step. Cold: no caches of the user; warm: those that the run before left. An
-older tree is measured in turn with this one. One run of each is thrown away
-first, so that the files of the packages are in memory. CPU seconds, of all
-threads, say what a busy machine does to the others.
+Runs `rm-jax train` on configs/pairwise_hh.py with one train step of four pairs
+and an evaluation of four, each time as a process of its own, until
+metrics.jsonl has its first step. Cold: no caches of the user; warm: those that
+the run before left. An older tree is measured in turn with this one. One run of
+each is thrown away first, so that the files of the packages are in memory. CPU
+seconds, of all threads, say what a busy machine does to the others.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from rm_jax.train.checkpoint import write_json
 from rm_jax.train.results import commit, device, versions
 
 ROOT = pathlib.Path(__file__).parents[1]
-GROUPS = 32  # of the evaluation
+GROUPS = 4  # of the evaluation, and pairs of the train step
 POLL = 0.02  # seconds between two looks at metrics.jsonl
 
 
@@ -61,6 +61,7 @@ def start(tree: pathlib.Path, home: pathlib.Path, data: pathlib.Path) -> dict:
       "--config.num_train_steps=1",
       "--config.optim.warmup_steps=0",
       f"--config.evals.max_groups={GROUPS}",
+      f"--config.data.groups_per_batch={GROUPS}",
     ]
     began = time.perf_counter()
     process = subprocess.Popen(
@@ -170,7 +171,7 @@ def main() -> None:
     },
     "command": "python bench/startup.py --data=$RM_DATA/hh_rlhf --before=...",
     "changed": commit().endswith("+"),
-    "config": f"pairwise_hh.py, 1 train step, {GROUPS} groups evaluated",
+    "config": f"pairwise_hh.py, 1 step of {GROUPS} pairs, {GROUPS} evaluated",
     "repeats": args.repeats,
     "load": os.getloadavg(),  # of the machine, before
     "measured": measure(trees, args.repeats, args.data.resolve()),
