@@ -118,7 +118,7 @@ speed: .venv/installed .venv-parity/installed
 	  --out=bench/results/pairs_float32.json > /dev/null
 	$(TEST_ENV) $(BIN)/python -m bench.step pairs \
 	  --torch_python=$(PARITY_BIN)/python --ours=float32,bfloat16 \
-	  --theirs=bfloat16 --out=bench/results/pairs_bfloat16.json > /dev/null
+	  --theirs=bfloat16 --groups=4 --out=bench/results/pairs_bfloat16.json > /dev/null
 	$(TEST_ENV) $(BIN)/python -m bench.step rankings \
 	  --out=bench/results/rankings.json > /dev/null
 	$(TEST_ENV) $(BIN)/python -m bench.scaling \
