@@ -62,6 +62,7 @@ def start(tree: pathlib.Path, home: pathlib.Path, data: pathlib.Path) -> dict:
       "--config.optim.warmup_steps=0",
       f"--config.evals.max_groups={GROUPS}",
       f"--config.data.groups_per_batch={GROUPS}",
+      "--config.evals.rows=1",
     ]
     began = time.perf_counter()
     process = subprocess.Popen(
