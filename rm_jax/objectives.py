@@ -13,13 +13,11 @@ from jaxtyping import Array, Float
 
 from rm_jax.losses import ARGUMENTS, KIND, LOSSES, NEEDS, expected_value
 from rm_jax.losses.values import segmented_targets
-from rm_jax.models.attention import soften
-from rm_jax.models.dots import dot
+from rm_jax.models.likelihood import token_values
 from rm_jax.reward_model import Outputs
 from rm_jax.types import Batch, LossSums, UserError
 
 LANGUAGE = "next_token_cross_entropy"
-LANGUAGE_CHUNK = 256  # slots whose [V] logits exist at one time
 
 BINS = ("two_hot", "hl_gauss")  # one logit for each center
 STEP_LOSS = "step_cross_entropy"
@@ -300,39 +298,25 @@ def weight_sums(loss: LossSpec, batch: Batch) -> dict[str, Float[Array, ""]]:
 
 
 def _language_sum(outputs: Outputs, batch: Batch, dtype):
-  """Sum of weighted next-token losses; logits of one chunk at a time."""
-  blocks, rows, slots, width = outputs.context.shape
-  total = blocks * rows * slots
-  lines = blocks * rows
-  tokens = jnp.take_along_axis(
-    batch.tokens.reshape(lines, -1),
-    batch.score_positions.reshape(lines, -1),
-    axis=1,
+  """Sum of weighted next-token losses."""
+  tokens, columns, context, weight = (
+    x.reshape(-1, *x.shape[2:])
+    for x in (
+      batch.tokens,
+      batch.score_positions,
+      outputs.context,
+      batch.language_weight,
+    )
   )
-  # Whole chunks: the last one is filled up with weight 0.
-  chunk = min(LANGUAGE_CHUNK, total)
-  spare = -total % chunk
-
-  def cut(x, shape=()):
-    flat = x.reshape(total, *shape)
-    padding = [(0, spare)] + [(0, 0)] * len(shape)
-    return jnp.pad(flat, padding).reshape(-1, chunk, *shape)
-
-  @jax.checkpoint
-  def one_chunk(total_loss, part):
-    context, token, weight = part
-    logits = dot("sd,vd->sv", context, outputs.unembedding, dtype=dtype)
-    if outputs.soft_cap is not None:
-      logits = soften(logits, outputs.soft_cap)
-    losses = LOSSES[LANGUAGE](logits, token)
-    return total_loss + jnp.sum(losses * weight), None
-
-  parts = (
-    cut(outputs.context, (width,)),
-    cut(tokens),
-    cut(batch.language_weight),
+  losses = token_values(
+    LOSSES[LANGUAGE],
+    context,
+    outputs.unembedding,
+    jnp.take_along_axis(tokens, columns, axis=1),
+    dtype=dtype,
+    soft_cap=outputs.soft_cap,
   )
-  return jax.lax.scan(one_chunk, jnp.float32(0.0), parts)[0]
+  return jnp.sum(losses * weight)
 
 
 def loss_sums(

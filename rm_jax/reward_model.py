@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rm_jax.heads import HeadSpec
-from rm_jax.models.likelihood import token_log_likelihood
+from rm_jax.models.likelihood import log_likelihood, token_values
 from rm_jax.models.lora import LoraSpec, init_lora, with_adapters
 from rm_jax.models.sight import Forest
 from rm_jax.models.transformer import Decoder, DecoderConfig, unembedding
@@ -51,7 +51,7 @@ class Outputs(NamedTuple):
   scores: Float[Array, "N R S"]  # or [N, R, S, A] from a head of A outputs
   context: Any  # [N, R, S, D] hidden states that predict the scored tokens
   unembedding: Any  # [V, D]
-  soft_cap: Any = None  # of the logits they make together; None: none
+  soft_cap: float = 0.0  # of the logits they make together; 0: none
   tasks: Any = {}  # scores of the heads of further tasks, by name
   pooled: Any = None  # [N, R, S, D]
   learned: Any = {}  # {task: {name: scalar}}
@@ -177,17 +177,19 @@ def forward(
 
   def context(of):  # what predicts the tokens of the slots
     parents = jnp.take_along_axis(_lines(batch.parents), columns, axis=1)
-    return unfold(read_positions(of, jnp.maximum(parents, 0)))
+    return read_positions(of, jnp.maximum(parents, 0))
 
   def likelihood(of, table, c):
     tokens = jnp.take_along_axis(_lines(batch.tokens), columns, axis=1)
-    return token_log_likelihood(
+    found = token_values(
+      log_likelihood,
       context(of),
-      table,
-      unfold(tokens),
+      table.astype(spec.results),
+      tokens,
       dtype=spec.dtype,
       soft_cap=c.final_soft_cap,
     )
+    return unfold(found)
 
   def implicit(head, own):
     """beta (log policy - log reference) of the token at each slot."""
@@ -234,9 +236,10 @@ def forward(
   )
   if not language:
     return outputs
-  cap = spec.decoder.final_soft_cap or None
   return outputs._replace(
-    context=context(states), unembedding=table, soft_cap=cap
+    context=unfold(context(states)),
+    unembedding=table.astype(spec.results),  # as which it crosses the mesh
+    soft_cap=spec.decoder.final_soft_cap,
   )
 
 

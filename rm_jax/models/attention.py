@@ -75,7 +75,8 @@ def attend(
   if mesh.empty or mesh.size == 1:
     return run(q, k, v, sight, how)
   # A loop over rows that are cut over devices would fetch every one of them.
-  rows, heads = _cuts(mesh, len(q), k.shape[2])
+  rows, tensor = row_axes(mesh, len(q)), mesh.shape.get("tensor", 1)
+  heads = "tensor" if tensor > 1 and k.shape[2] % tensor == 0 else None
   line, alone = PartitionSpec(rows, None, heads), PartitionSpec()
   seen = jax.tree.map(lambda x: PartitionSpec(rows) if x.ndim else alone, sight)
   return jax.shard_map(
@@ -87,15 +88,11 @@ def attend(
   )(q, k, v, sight)
 
 
-def _cuts(mesh, rows, kv_heads):
-  """Mesh axes over which rows and heads are cut: those that divide them."""
+def row_axes(mesh, rows: int) -> tuple[str, ...] | None:
+  """Mesh axes over which so many rows are cut; None: they do not divide."""
   over = tuple(a for a in ("data", "fsdp") if a in mesh.axis_names)
   parts = math.prod(mesh.shape[a] for a in over)
-  tensor = mesh.shape.get("tensor", 1)
-  return (
-    over if over and rows % parts == 0 else None,
-    "tensor" if tensor > 1 and kv_heads % tensor == 0 else None,
-  )
+  return over if over and rows % parts == 0 else None
 
 
 def _attend_dense(q, k, v, mask, how):
