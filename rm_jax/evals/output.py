@@ -90,6 +90,7 @@ def find_progress(paths: Paths, begun: dict) -> dict:
         f"{path} holds {size} bytes, {paths.progress.name} counts "
         f"{done[key]}: it was changed or removed; {restart}."
       )
-    with path.open("ab") as stream:
-      stream.truncate(done[key])
+    if size > done[key]:
+      with path.open("ab") as stream:
+        stream.truncate(done[key])
   return done

@@ -202,6 +202,18 @@ def train_row(step, out, counts, flops, seconds, mesh) -> dict:
   }
 
 
+def progress_text(row: dict) -> str:
+  """What stands beside the bar, of the row of a train step."""
+  loss = "not finite" if row["loss"] is None else f"{row['loss']:.4f}"
+  text = (
+    f"loss {loss}  {row['useful_tokens_per_second']:,.0f} useful tok/s "
+    f"({row['computed_tokens_per_second']:,.0f} computed)"
+  )
+  if "useful_utilisation" in row:
+    text += f"  {row['useful_utilisation']:.0%} of peak"
+  return text
+
+
 def _number(x):
   x = float(x)
   return x if math.isfinite(x) else None

@@ -35,7 +35,14 @@ from rm_jax.train.init import (
   digest,
   init_from,
 )
-from rm_jax.train.log import Log, Silent, eval_row, summary, train_row
+from rm_jax.train.log import (
+  Log,
+  Silent,
+  eval_row,
+  progress_text,
+  summary,
+  train_row,
+)
 from rm_jax.train.optim import (
   make_optimizer,
   make_schedule,
@@ -275,11 +282,7 @@ def _train(config, workdir, place, command, saved, stages, trace_steps):
       row |= by_host
       if line:
         log.say(f"step {step}: {line}")
-      log.progress(
-        f"loss {float(out['loss']):.4f}  "
-        f"{row['useful_tokens_per_second']:,.0f} useful tok/s "
-        f"({row['computed_tokens_per_second']:,.0f} computed)"
-      )
+      log.progress(progress_text(row))
       if row["skipped"] > skipped:
         skipped = row["skipped"]
         log.say(f"step {step}: loss or gradient not finite, update skipped")

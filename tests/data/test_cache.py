@@ -537,10 +537,10 @@ def writer_of_a_machine(directory, name, root, both):
   own = int(name)
 
   def groups():
-    both.wait(120)  # neither finds a cache, and neither is done
+    both.wait(300)  # neither finds a cache, and neither is done
     for i in range(20):
       yield group(100 * own + i)
-    both.wait(120)
+    both.wait(300)
 
   made = write_cache(
     directory, KEY, groups(), rejects=[], overlong={}, prompts=["k"] * 20
@@ -564,7 +564,7 @@ def test_two_hosts_that_write_one_cache_at_once_read_the_same(tmp_path):
   for process in processes:
     process.start()
   for process in processes:
-    process.join(120)
+    process.join(300)
   assert [p.exitcode for p in processes] == [0, 0]
   seen = [(root / f"{name}.seen").read_bytes() for name in "01"]
   assert seen[0] == seen[1]
