@@ -116,6 +116,7 @@ def search(config, where: Slice, *, num_slices: int, limit: int) -> str:
     UserError: batches of groups, or no mesh that fits the batch.
   """
   from rm_jax.plan.shapes import find_decoder
+  from rm_jax.train.init import first_layers
 
   if config.data.batch == "groups":
     raise UserError(
@@ -123,6 +124,8 @@ def search(config, where: Slice, *, num_slices: int, limit: int) -> str:
       "does not say: add --rows_per_chip."
     )
   shape = find_decoder(config.init["from"])
+  if config.init.layers:
+    shape, _ = first_layers(shape, None, config.init.layers)
   devices = where.chips * where.chip.devices * num_slices
   every = [
     c for c in choices(config, devices, shape) if c.data % num_slices == 0
