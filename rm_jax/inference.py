@@ -6,8 +6,10 @@ import json
 import pathlib
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -27,6 +29,7 @@ from rm_jax.data.tokenizers import (
   load_tokenizer,
 )
 from rm_jax.exported import is_exported, read_exported
+from rm_jax.models.sharding import RULES, put_blocks, put_evenly
 from rm_jax.normaliser import (
   Normaliser,
   find,
@@ -36,7 +39,7 @@ from rm_jax.normaliser import (
 from rm_jax.objectives import LossSpec
 from rm_jax.places import find_run, local_path, locate, scheme
 from rm_jax.published import read_implicit, read_published
-from rm_jax.reward_model import ModelSpec
+from rm_jax.reward_model import ModelSpec, abstract_params
 from rm_jax.train.evaluate import Scored, eval_body, score_dataset
 from rm_jax.train.init import read_run
 from rm_jax.train.mirror import fetch_mirror
@@ -75,6 +78,7 @@ class RewardModel:
   reading: Reading
   run: Run | None = None  # None: published, not trained here
   normaliser: Normaliser | tuple | None = None  # (mean, std, ...): `reward`
+  mesh: Mesh | None = None  # devices that score together; None: one
 
   @classmethod
   def load(
@@ -85,6 +89,7 @@ class RewardModel:
     head: str = "",
     reference: str | pathlib.Path = "",
     beta: float = 0.0,
+    mesh: Mesh | None = None,
   ):
     """A model from a run's workdir, one of its checkpoints, or an HF folder.
 
@@ -100,6 +105,8 @@ class RewardModel:
       reference: the language model that x, a policy trained by DPO, started
         from: the score is the implicit reward.
       beta: of that training run.
+      mesh: devices of this process, such as `local_mesh` gives: parameters and
+        rows are cut over them. For many rows; None: one device.
 
     Raises:
       UserError: nothing there, no reward head, one that is not known, another
@@ -120,7 +127,8 @@ class RewardModel:
           f"{x}: the run says which head it trained: leave head and reference "
           "out."
         )
-      return _load_run(cls, *found, dtype)._with_normaliser(found[0])
+      model = _load_run(cls, *found, dtype, mesh)
+      return model._with_normaliser(found[0])
     if is_exported(x) and not (head or reference):
       own = read_exported(pathlib.Path(x), dtype=dtype)
     elif reference:
@@ -129,10 +137,11 @@ class RewardModel:
       own = read_published(x, dtype=dtype, head=head)
     model = cls(
       own.spec,
-      jax.device_put(own.params),
+      _placed(own.spec, own.params, mesh),
       own.tokenizer,
       own.reading,
       normaliser=own.normaliser,
+      mesh=mesh,
     )
     return model._with_normaliser(pathlib.Path(x))
 
@@ -317,13 +326,15 @@ class RewardModel:
     align, row_len = self.reading.align, self.reading.row_len
     # Alignment counts: a row shorter than a whole tree would never take it.
     total = sum(p.columns(align) for d in data.demands for p in d.pieces)
-    rows = ROWS
-    if total <= row_len:  # one short row: no need to compute a long one
+    rows, blocks = ROWS, 1
+    if self.mesh is not None:
+      blocks = self.mesh.size
+    elif total <= row_len:  # one short row: no need to compute a long one
       row_len = min(row_len, max(SHORTEST_ROW, 1 << (total - 1).bit_length()))
       rows = 1
     plan = make_eval_plan(
       data.demands,
-      blocks=1,
+      blocks=blocks,
       rows=rows,
       row_len=row_len,
       layout=self.reading.layout,
@@ -331,7 +342,7 @@ class RewardModel:
     )
     head = dataclasses.replace(self.spec.head, pooling=pooling)
     spec = dataclasses.replace(self.spec, head=head)
-    evaluate = _compiled(spec, loss)
+    evaluate = _compiled(spec, loss, self.mesh)
     with tqdm(
       total=len(plan.steps),
       desc=progress,
@@ -393,8 +404,26 @@ class RewardModel:
 
 
 @functools.cache
-def _compiled(spec: ModelSpec, loss: LossSpec | None):
-  return jax.jit(eval_body(spec, loss, None))
+def _compiled(spec: ModelSpec, loss: LossSpec | None, mesh: Mesh | None):
+  """(params, frozen, batch in numpy) -> what `eval_body` returns."""
+  body = eval_body(spec, loss, None)
+  if mesh is None:
+    return jax.jit(body)
+  # Out whole: a few bytes a completion.
+  run = jax.jit(body, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+  def evaluate(params, frozen, batch):
+    with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
+      return run(params, frozen, put_blocks(batch, mesh))
+
+  return evaluate
+
+
+def _placed(spec: ModelSpec, params, mesh: Mesh | None):
+  """Parameters on the device, or over those of a mesh."""
+  if mesh is None:
+    return jax.device_put(params)
+  return put_evenly(params, abstract_params(spec), mesh)
 
 
 def _local(x):
@@ -442,7 +471,7 @@ def _record(item) -> Record:
   )
 
 
-def _load_run(cls, workdir, which, step, dtype):
+def _load_run(cls, workdir, which, step, dtype, mesh):
   run = json.loads((workdir / "run.json").read_text())
   config = ConfigDict(run["config"])
   reading = Reading(
@@ -464,8 +493,9 @@ def _load_run(cls, workdir, which, step, dtype):
   spec = dataclasses.replace(spec, dtype=dtype, remat=False, attention="blocks")
   return cls(
     spec,
-    jax.device_put(params),
+    _placed(spec, params, mesh),
     tokenizer,
     reading,
     run=Run(workdir, step, config),
+    mesh=mesh,
   )

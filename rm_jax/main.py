@@ -52,6 +52,12 @@ def _train_flags():
     "Print the packing plan, shapes, steps and memory, and stop before the "
     "first step; needs no --workdir.",
   )
+  flags.DEFINE_string(
+    "trace_steps",
+    "",
+    "FIRST:LAST: write a trace of these train steps, both included, into "
+    "WORKDIR/trace (docs/pods.md says how to look at it). Empty: none.",
+  )
   _distributed_flag()
 
 
@@ -83,7 +89,9 @@ def _train(command: str) -> int:
   from rm_jax.train.loop import train
   from rm_jax.train.mirror import open_mirror, push
   from rm_jax.train.results import commit, versions
+  from rm_jax.train.trace import read_range
 
+  traced = read_range(FLAGS.trace_steps, FLAGS.config.num_train_steps)
   hosts.start(FLAGS.distributed)
   hosts.check_same(
     {
@@ -102,6 +110,7 @@ def _train(command: str) -> int:
     place=mirror.place,
     saved=saved,
     started=started,
+    trace_steps=traced,
   )
   if code == 0 and hosts.is_first():
     print(write_report(mirror.folder))
@@ -247,7 +256,17 @@ def _score_flags():
   flags.DEFINE_string(
     "input", None, "One file of records: .json or .jsonl, plain or .gz."
   )
-  flags.DEFINE_string("output", None, "The .jsonl to write.")
+  flags.DEFINE_string(
+    "output", None, "The .jsonl to write; with --shards a folder."
+  )
+  flags.DEFINE_integer(
+    "shards",
+    0,
+    "Write so many files of a stretch of the input each, shared out among the "
+    "hosts; those that are complete are not scored again. 0: one file.",
+    0,
+  )
+  _distributed_flag()
   flags.DEFINE_boolean(
     "fit_normaliser",
     False,
@@ -259,20 +278,31 @@ def _score_flags():
 def _score(command: str) -> int:
   del command
   _need("model", "input", "output")
+  if FLAGS.distributed and not FLAGS.shards:
+    raise UserError(
+      f"--distributed={FLAGS.distributed} without --shards: several hosts "
+      "cannot write one file. Say --shards=N, a multiple of the hosts."
+    )
+  if FLAGS.fit_normaliser and FLAGS.shards:
+    raise UserError(
+      f"--fit_normaliser reads one file of scores, --shards={FLAGS.shards} "
+      "writes several. Leave one out."
+    )
   _start_jax()
   from rm_jax.evals.score import score_file
+  from rm_jax.evals.shards import score_shards
+  from rm_jax.models.sharding import local_mesh
+  from rm_jax.train import hosts
 
-  print(
-    score_file(
-      FLAGS.model,
-      pathlib.Path(FLAGS.input),
-      pathlib.Path(FLAGS.output),
-      kind=FLAGS.kind,
-      dtype=FLAGS.dtype,
-      fit_normaliser=FLAGS.fit_normaliser,
-      **_how(),
-    )
-  )
+  hosts.start(FLAGS.distributed)
+  asked = dict(kind=FLAGS.kind, dtype=FLAGS.dtype, mesh=local_mesh(), **_how())
+  files = FLAGS.model, pathlib.Path(FLAGS.input), pathlib.Path(FLAGS.output)
+  if FLAGS.shards:
+    text = score_shards(*files, shards=FLAGS.shards, **asked)
+  else:
+    text = score_file(*files, fit_normaliser=FLAGS.fit_normaliser, **asked)
+  if hosts.is_first():
+    print(text)
   return 0
 
 
@@ -527,7 +557,14 @@ Same order as the input. A row that cannot be scored (too long, bad JSON)
 goes to OUTPUT.rejects.jsonl with its line and reason. After a kill the same
 command goes on where it was; OUTPUT.progress.json keeps the place.
 
-  rm-jax score --model=runs/hh --input=in.jsonl --output=scored.jsonl""",
+All devices of the machine score together. With --shards the output is a folder
+of files such as scores-00003-of-00016.jsonl, each there once it is complete;
+in the order of their names they are the one file. With --distributed every host
+takes its share of them.
+
+  rm-jax score --model=runs/hh --input=in.jsonl --output=scored.jsonl
+  rm-jax score --model=runs/hh --input=in.jsonl --output=scored --shards=16 \\
+      --distributed=auto""",
     _score_flags,
     _score,
   ),

@@ -19,6 +19,7 @@ import tiny_run
 
 from rm_jax.models.sharding import make_mesh, own_blocks, put_blocks
 from rm_jax.train import checkpoint, hosts, loop, mirror
+from rm_jax.train.log import read_rows
 from rm_jax.types import UserError
 
 STEPS = 9
@@ -45,6 +46,24 @@ def stop(self, row):
     os.kill(os.getpid(), signal.{signal})
     time.sleep({sleep})
 log.Silent.write = stop
+"""
+# A look at all hosts every third step, and a line where one is slower at all.
+LOOK = """
+from rm_jax.train import loop, stragglers
+stragglers.EVERY, stragglers.RATIO, stragglers.PATIENCE = 3, 1.0, 2
+"""
+# A host that takes longer to read its batches.
+SLOW = """
+import time
+opened = loop.open_loader
+class Slow:
+  def __init__(self, *args, **how):
+    self.inside = opened(*args, **how)
+    self.get_state = self.inside.get_state
+  def __next__(self):
+    time.sleep(0.3)
+    return next(self.inside)
+loop.open_loader = Slow
 """
 AT_ROW_ALONE = AT_ROW.replace("log.Silent", "write = log.Log.write\nlog.Log")
 AT_ROW_ALONE = AT_ROW_ALONE.replace("  if row", "  write(self, row)\n  if row")
@@ -127,7 +146,11 @@ def assert_same_run(workdir, whole):
 def test_two_hosts_are_one_run(files, whole, tmp_path):
   workdir = tmp_path / "run"
   go = tiny_run.command(*files, workdir, **CHANGES)
-  (code, out, err), (other, quiet, _) = finish(tiny_run.start_hosts([*go, CUT]))
+  (code, out, err), (other, quiet, _) = finish(
+    tiny_run.start_hosts(
+      [*go, CUT, "--trace_steps=5:6"], before=(LOOK, LOOK + SLOW)
+    )
+  )
   assert (code, other) == (0, 0), err
   # What is compared has something to go wrong: a head that is not zero, several
   # groups in a row, and it learned.
@@ -140,7 +163,19 @@ def test_two_hosts_are_one_run(files, whole, tmp_path):
   assert "on 2 hosts" in out and "report.html" in out
   assert [x for x in quiet.splitlines() if x and "[Gloo]" not in x] == []
   names = {p.name for p in workdir.iterdir() if p.suffix != ".png"}
-  assert names == {p.name for p in whole.iterdir()} | {"report.html"}
+  assert names == {p.name for p in whole.iterdir()} | {"report.html", "trace"}
+  for host in ("host-0", "host-1"):
+    assert len([*(workdir / "trace" / host).rglob("*.xplane.pb")]) == 1
+  # Whom the others wait for, at steps 3, 6 and 9, said once.
+  logged = read_rows(workdir / "metrics.jsonl")
+  slowest = [
+    (r["step"], r["slowest_host"]) for r in logged if "slowest_host" in r
+  ]
+  assert slowest == [(3, 1), (6, 1), (9, 1)]
+  assert [x for x in out.splitlines() if "makes the others wait" in x] == [
+    x for x in out.splitlines() if x.startswith("step 6: note: host 1 makes")
+  ]
+  assert out.count("makes the others wait") == 1
   # One process reads what two wrote.
   best = json.loads((workdir / "best.json").read_text())
   assert checkpoint.load_params(workdir, "best", None)[1] == best["step"]

@@ -39,6 +39,7 @@ ARROWS = {
   "types": set(),
   "places": {"types"},
   "gguf_file": {"types"},
+  "chips": set(),
   "losses": {"types"},
   "metrics": {"types"},
   "margins": {"types"},
@@ -51,14 +52,14 @@ ARROWS = {
   "reward_model": MODEL,
   "ensembles": MODEL | {"reward_model"},
   "objectives": MODEL | {"losses", "metrics", "reward_model"},
-  "train": CORE,
+  "train": CORE | {"chips"},
   "evals": CORE | {"inference", "normaliser", "train"},
   "published": CORE,
   "exported": CORE,
   "normaliser": CORE,
   "inference": CORE | {"exported", "normaliser", "published", "train"},
   "export": CORE | {"exported", "inference", "normaliser", "train"},
-  "plan": CORE | {"train"},
+  "plan": CORE | {"chips", "train"},
   "ablation": CORE | {"evals", "train"},
   "main": CORE | {"ablation", "inference", "train", "evals", "export", "plan"},
   "__main__": {"main"},
@@ -72,7 +73,15 @@ MAKERS = {"rm_jax.data.text_world.sampling": {"models"}}
 # Scoring needs a checkpoint, never the loop or the step that made it.
 TRAINING_ONLY = {"rm_jax.train.loop", "rm_jax.train.step"}
 
-NO_JAX = ("types", "places", "gguf_file", "data", "margins", "__init__")
+NO_JAX = (
+  "types",
+  "places",
+  "gguf_file",
+  "chips",
+  "data",
+  "margins",
+  "__init__",
+)
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
 
 # What a module may do at its top level: bind names, nothing else.

@@ -1,16 +1,11 @@
-"""A file of records in, the same rows with their scores out.
-
-OUTPUT                 every row that was scored, in order, with new keys
-OUTPUT.rejects.jsonl   every other row: file, line, reason
-OUTPUT.progress.json   how far both are written: what a restart goes on from
-"""
+"""A file of records in, the same rows with their scores out."""
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import pathlib
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -22,6 +17,7 @@ from rm_jax.data.recognise import check_kind, matches, row_items
 from rm_jax.data.rejects import Reject
 from rm_jax.data.sources import find_files, read_rows
 from rm_jax.evals.fitting import check_writable, fit_on_output
+from rm_jax.evals.output import Paths, digest_file, find_progress, paths_of
 from rm_jax.inference import RewardModel
 from rm_jax.train.checkpoint import write_json
 from rm_jax.types import UserError
@@ -29,7 +25,6 @@ from rm_jax.types import UserError
 MANY = ("oasst", "mr_ben")  # formats whose rows hold any number of groups
 TREES = ("prm800k", "math_aps", "math_aps_tree")
 CHUNK_ROWS = 64  # scored together, and lost to a kill
-BLOCK = 1 << 20  # bytes hashed at a time
 
 # Ends of lines to str.splitlines, and plain text to JSON.
 LINE_ENDS = ("\u0085", "\u2028", "\u2029")
@@ -82,13 +77,7 @@ def score_file(
       command: the model or the input is another one.
   """
   input, output = pathlib.Path(input), pathlib.Path(output)
-  check_kind(kind)
-  if input.is_dir():
-    raise UserError(
-      f"--input={input} is a folder: give one file, so that a line number says "
-      "where a row stood."
-    )
-  (file,) = find_files(input)
+  file = find_input(input, kind)
   if output.suffix == ".gz" or output.is_dir() or output == input:
     raise UserError(
       f"--output={output}: expected the name of a .jsonl file, not compressed, "
@@ -97,49 +86,89 @@ def score_file(
   if fit_normaliser:
     check_writable(model)
   reward_model = RewardModel.load(model, dtype=dtype, **how)
-  content, lines = _digest(file)
-  begun = {
+  content, lines = digest_file(file)
+  output.parent.mkdir(parents=True, exist_ok=True)
+  paths = paths_of(output)
+  begun = begin(reward_model, content, kind, dtype)
+  done = find_progress(paths, begun)
+  again = "complete already: " if done["complete"] else ""
+  done = score_lines(reward_model, file, paths, done, total=lines)
+  text = again + _summary(paths, done)
+  if fit_normaliser:
+    counts = dict(rows=done["scored"], rejected=done["rejected"])
+    told = fit_on_output(
+      reward_model, model, file, paths.output, sha256=content, **counts
+    )
+    text += f"\n{told}"
+  return text
+
+
+def find_input(input: pathlib.Path, kind: str) -> pathlib.Path:
+  """The file to score; UserError where there is none, or no such kind."""
+  check_kind(kind)
+  if input.is_dir():
+    raise UserError(
+      f"--input={input} is a folder: give one file, so that a line number says "
+      "where a row stood."
+    )
+  (file,) = find_files(input)
+  return file
+
+
+def begin(model: RewardModel, content: str, kind: str, dtype: str) -> dict:
+  """What an output is of: one that goes on must be of the same.
+
+  Args:
+    content: digest of the input.
+  """
+  return {
     "input": content,
     "kind": kind,
     "dtype": dtype,
-    "model": model_digest(reward_model),
+    "model": model_digest(model),
   }
-  paths = Paths(
-    output,
-    output.with_name(output.name + ".rejects.jsonl"),
-    output.with_name(output.name + ".progress.json"),
-  )
-  output.parent.mkdir(parents=True, exist_ok=True)
-  done = _find_progress(paths, begun)
 
-  def summary():
-    text = _summary(paths, done)
-    if fit_normaliser:
-      counts = dict(rows=done["scored"], rejected=done["rejected"])
-      told = fit_on_output(
-        reward_model, model, file, paths.output, sha256=content, **counts
-      )
-      text += f"\n{told}"
-    return text
 
+def score_lines(
+  model: RewardModel,
+  file: pathlib.Path,
+  paths: Paths,
+  done: dict,
+  *,
+  before: int = 0,
+  last: int | None = None,
+  total: int | None = None,
+) -> dict:
+  """Scores the rows that are left; returns the progress, which is complete.
+
+  Args:
+    done: of `find_progress`.
+    before: lines that are not of this output, at the beginning,
+    last: and the last that is; None: to the end.
+    total: lines in all, where it is known.
+  """
   if done["complete"]:
-    return f"complete already: {summary()}"
-
+    return done
+  kind = done["begun"]["kind"]
+  # A device more is as many rows more that fit a batch.
+  size = CHUNK_ROWS * (model.mesh.size if model.mesh else 1)
+  done = done | {"line": max(done["line"], before)}
   with contextlib.ExitStack() as stack:
     out, rejects = (stack.enter_context(p.open("ab")) for p in paths[:2])
     bar = stack.enter_context(
       tqdm(
-        total=lines,
-        initial=done["line"],
-        desc="score",
+        total=total,
+        initial=done["line"] - before,
+        desc=f"score {paths.output.name}",
         unit="row",
         disable=None,
       )
     )
-    for chunk in _chunks(read_rows(file), after=done["line"]):
-      scored, rejected = _score_rows(reward_model, chunk, kind, str(file))
-      for stream, rows in ((out, scored), (rejects, rejected)):
-        stream.writelines(rows)
+    rows = _between(read_rows(file), done["line"], last)
+    for chunk in _chunks(rows, size):
+      scored, rejected = _score_rows(model, chunk, kind, str(file))
+      for stream, lines in ((out, scored), (rejects, rejected)):
+        stream.writelines(lines)
         stream.flush()
         os.fsync(stream.fileno())
       bar.update(chunk[-1][0] - done["line"])
@@ -152,17 +181,9 @@ def score_file(
       }
       # After the rows: what it counts is on disk.
       write_json(paths.progress, done)
-    done["complete"] = True
-    write_json(paths.progress, done)
-  return summary()
-
-
-class Paths(NamedTuple):
-  """The three files that scoring writes."""
-
-  output: pathlib.Path
-  rejects: pathlib.Path
-  progress: pathlib.Path
+  done["complete"] = True
+  write_json(paths.progress, done)
+  return done
 
 
 def model_digest(model: RewardModel) -> str:
@@ -178,79 +199,19 @@ def model_digest(model: RewardModel) -> str:
   return digest.hexdigest()
 
 
-def _digest(file: pathlib.Path) -> tuple[str, int | None]:
-  """(sha256 of a file, its lines or None where they cannot be counted)."""
-  digest, lines = hashlib.sha256(), 0
-  with file.open("rb") as stream:
-    while block := stream.read(BLOCK):
-      digest.update(block)
-      lines += block.count(b"\n")
-  plain = file.suffix == ".jsonl"
-  return digest.hexdigest(), max(lines, 1) if plain else None
-
-
-def _find_progress(paths: Paths, begun: dict) -> dict:
-  """Where to go on; both files are cut to what the progress file vouches for.
-
-  A new run writes its progress file first: a kill before the first chunk must
-  not leave an output that nothing vouches for.
-  """
-  restart = (
-    f"remove {paths.output.name}, {paths.rejects.name} and "
-    f"{paths.progress.name} to start anew, or choose another --output"
-  )
-  if not paths.progress.exists():
-    if paths.output.exists():
-      raise UserError(
-        f"{paths.output} exists and no {paths.progress.name} says that it is "
-        "of this command: remove it or choose another --output."
-      )
-    done = {
-      "begun": begun,
-      "line": 0,
-      "scored": 0,
-      "rejected": 0,
-      "output_bytes": 0,
-      "rejects_bytes": 0,
-      "complete": False,
-    }
-    write_json(paths.progress, done)
-    paths.output.write_bytes(b"")
-    paths.rejects.write_bytes(b"")
-    return done
-  done = json.loads(paths.progress.read_text())
-  other = [k for k in begun if done["begun"].get(k) != begun[k]]
-  if other:
-    raise UserError(
-      f"{paths.progress}: this output was begun with another "
-      f"{' and '.join(other)} than now: {restart}."
-    )
-  for path, key in (
-    (paths.output, "output_bytes"),
-    (paths.rejects, "rejects_bytes"),
-  ):
-    size = path.stat().st_size if path.exists() else 0
-    if size < done[key]:
-      raise UserError(
-        f"{path} holds {size} bytes, {paths.progress.name} counts "
-        f"{done[key]}: it was changed or removed; {restart}."
-      )
-    with path.open("ab") as stream:
-      stream.truncate(done[key])
-  return done
-
-
-def _chunks(rows, *, after: int):
-  """Lists of at most CHUNK_ROWS of (line, row), without those done."""
-  chunk = []
+def _between(rows, after: int, last: int | None):
+  """The (line, row) of later lines, up to the last."""
   for line, row in rows:
-    if line <= after:
-      continue
-    chunk.append((line, row))
-    if len(chunk) == CHUNK_ROWS:
-      yield chunk
-      chunk = []
-  if chunk:
+    if last is not None and line > last:
+      return
+    if line > after:
+      yield line, row
+
+
+def _chunks(rows, size: int):
+  """Lists of at most `size` of (line, row)."""
+  rows = iter(rows)
+  while chunk := list(itertools.islice(rows, size)):
     yield chunk
 
 

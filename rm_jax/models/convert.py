@@ -60,9 +60,9 @@ def load_pretrained(source: str | Path) -> Pretrained:
 
 
 def place_pretrained(source: str | Path) -> Pretrained:
-  """The same on the first device: a layer at a time, as `place_tree` reads."""
+  """The same on the first device of this process: a layer at a time."""
   opened = open_pretrained(source)
-  devices = np.array(jax.devices()[:1])
+  devices = np.array(jax.local_devices()[:1])
   whole = NamedSharding(Mesh(devices, ("one",)), PartitionSpec())
   shards: dict = {}
   for path in _places(opened.config):

@@ -94,16 +94,49 @@ def check_divides(boxed, shards, mesh: Mesh) -> None:
   """Raises UserError unless every axis that a mesh axis cuts splits evenly."""
 
   def check(path, leaf, shard):
-    for size, axes in zip(leaf.shape, shard.spec, strict=False):
-      for axis in axes if isinstance(axes, tuple) else (axes,):
-        if axis is not None and size % mesh.shape[axis]:
-          raise UserError(
-            f"config.mesh.{axis}={mesh.shape[axis]} does not divide an axis of "
-            f"{size} of parameter {jax.tree_util.keystr(path)} (remainder "
-            f"{size % mesh.shape[axis]}). Choose a divisor of {size}."
-          )
+    for size, axis in _uneven(leaf.shape, shard):
+      raise UserError(
+        f"config.mesh.{axis}={mesh.shape[axis]} does not divide an axis of "
+        f"{size} of parameter {jax.tree_util.keystr(path)} (remainder "
+        f"{size % mesh.shape[axis]}). Choose a divisor of {size}."
+      )
 
   jax.tree_util.tree_map_with_path(check, nn.unbox(boxed), shards)
+
+
+def _uneven(shape: tuple, shard: NamedSharding):
+  """Yields (size, mesh axis) of the axes that a mesh axis does not divide."""
+  for size, axes in zip(shape, shard.spec, strict=False):
+    for axis in axes if isinstance(axes, tuple) else (axes,):
+      if axis is not None and size % shard.mesh.shape[axis]:
+        yield size, axis
+
+
+def local_mesh() -> Mesh | None:
+  """The devices of this process, parameters cut over all; None: it has one."""
+  devices = jax.local_devices()
+  if len(devices) == 1:
+    return None
+  return make_mesh(data=1, fsdp=len(devices), tensor=1, devices=devices)
+
+
+def put_evenly(params, boxed, mesh: Mesh):
+  """Parameters over a mesh by RULES, where they split evenly.
+
+  What does not, or has no logical axes, is copied to every device.
+
+  Args:
+    boxed: shapes of the parameters with their logical axes.
+  """
+  leaves = jax.tree_util.tree_flatten_with_path(shard_tree(boxed, mesh))[0]
+  known = {jax.tree_util.keystr(path): shard for path, shard in leaves}
+  whole = NamedSharding(mesh, PartitionSpec())
+
+  def put(path, x):
+    shard = known.get(jax.tree_util.keystr(path), whole)
+    return jax.device_put(x, whole if any(_uneven(x.shape, shard)) else shard)
+
+  return jax.tree_util.tree_map_with_path(put, params)
 
 
 def block_sharding(mesh: Mesh) -> NamedSharding:

@@ -108,9 +108,10 @@ def run_job(job: dict) -> Compiled:
 
   from rm_jax.data.pack import Geometry
   from rm_jax.plan.collectives import collective_bytes
-  from rm_jax.plan.flops import step_flops
   from rm_jax.plan.memory import state_parts
   from rm_jax.plan.shapes import step_shapes
+  from rm_jax.train.flops import matrix_sizes, step_flops
+  from rm_jax.train.optim import merge
 
   # Formats of lists and tuples differ after JSON; equality of configs does not.
   config = ConfigDict(job["config"])
@@ -119,7 +120,14 @@ def run_job(job: dict) -> Compiled:
   devices = describe_devices(where, job["num_slices"])
   shapes = step_shapes(config, devices, geometry, job["rows"])
   traced = shapes.steps.trace(shapes.state, shapes.frozen, shapes.batch)
-  model, hardware = step_flops(shapes, traced.jaxpr)
+  model, hardware = step_flops(
+    shapes.spec,
+    matrix_sizes(shapes.spec, merge(shapes.state.params, shapes.frozen)),
+    traced.jaxpr,
+    rows=shapes.tokens // shapes.row_len,
+    row_len=shapes.row_len,
+    devices=len(devices),
+  )
   chips = where.chips * job["num_slices"]
   each = len(devices) // chips  # devices of a chip
   known = dict(

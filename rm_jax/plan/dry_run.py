@@ -6,7 +6,7 @@ import numpy as np
 from rm_jax.plan.data import pack_data
 from rm_jax.plan.memory import state_parts
 from rm_jax.plan.shapes import step_shapes
-from rm_jax.train.loop import summary
+from rm_jax.train.log import summary
 
 MIB = 2**20
 

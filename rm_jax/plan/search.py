@@ -59,6 +59,8 @@ def choices(config, devices: int, shape) -> list[Choice]:
     shape: the decoder of the config.
   """
   total, found = config.data.rows_per_batch, []
+  # adafactor has no first moments to round.
+  moments = MOMENTS if config.optim.name == "adamw" else MOMENTS[:1]
   for tensor, data in itertools.product(TENSOR, DATA):
     fsdp = devices // (tensor * data)
     if fsdp * tensor * data != devices or shape.heads % tensor:
@@ -69,9 +71,8 @@ def choices(config, devices: int, shape) -> list[Choice]:
       each = data * fsdp * rows
       if total % each:
         continue
-      for remat, moments in itertools.product((True, False), MOMENTS):
-        choice = Choice(data, fsdp, tensor, rows, total // each, remat, moments)
-        found.append(choice)
+      for how in itertools.product((True, False), moments):
+        found.append(Choice(data, fsdp, tensor, rows, total // each, *how))
   return found
 
 
@@ -115,6 +116,7 @@ def search(config, where: Slice, *, num_slices: int, limit: int) -> str:
     UserError: batches of groups, or no mesh that fits the batch.
   """
   from rm_jax.plan.shapes import find_decoder
+  from rm_jax.train.init import first_layers
 
   if config.data.batch == "groups":
     raise UserError(
@@ -122,6 +124,8 @@ def search(config, where: Slice, *, num_slices: int, limit: int) -> str:
       "does not say: add --rows_per_chip."
     )
   shape = find_decoder(config.init["from"])
+  if config.init.layers:
+    shape, _ = first_layers(shape, None, config.init.layers)
   devices = where.chips * where.chip.devices * num_slices
   every = [
     c for c in choices(config, devices, shape) if c.data % num_slices == 0
@@ -136,16 +140,35 @@ def search(config, where: Slice, *, num_slices: int, limit: int) -> str:
       f"no mesh of {where.name} holds {config.data.rows_per_batch} rows a "
       f"batch of this model ({len(every)} were looked at). Take a larger slice."
     )
-  found = []
+  found, refused = [], []
   bar = tqdm(promising, unit="plan", disable=not sys.stderr.isatty())
   for _, _, choice in bar:
     own = choice.apply(config)
-    plan = compile_step(own, where, num_slices=num_slices, rows=choice.rows)
-    found.append((choice, plan))
-  return _ranking(found, where, config.data.row_len, len(every))
+    try:
+      plan = compile_step(own, where, num_slices=num_slices, rows=choice.rows)
+    except UserError as error:  # an axis of the model that this mesh cuts
+      refused.append((choice, str(error)))
+    else:
+      found.append((choice, plan))
+  if not found:
+    raise UserError(refused[0][1])
+  return ranking(found, where, config.data.row_len, len(every), refused)
 
 
-def _ranking(found, where, row_len, looked_at) -> str:
+def ranking(
+  found: list[tuple[Choice, Compiled]],
+  where: Slice,
+  row_len: int,
+  looked_at: int,
+  refused: list[tuple[Choice, str]] = (),
+) -> str:
+  """The table of `search`; of what fits first that of the least chip seconds.
+
+  Args:
+    looked_at: choices that there were.
+    refused: choices that make no step, and why.
+  """
+
   def per_token(item):
     choice, plan = item
     tokens = choice.rows * choice.micro_batches * row_len
@@ -168,6 +191,7 @@ def _ranking(found, where, row_len, looked_at) -> str:
     )
   for choice, plan in (x for x in found if not x[1].fits):
     lines.append(f"{_words(choice)}  does not fit ({_needed(plan)})")
+  lines += [f"{_words(choice)}  refused: {why}" for choice, why in refused]
   if fit:
     lines += ["", f"best: {fit[0][0].flags()}"]
   return "\n".join(lines)

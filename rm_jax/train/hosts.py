@@ -82,10 +82,14 @@ def agree(value: bool) -> bool:
   return bool(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
+def gather(values: np.ndarray) -> np.ndarray:
+  """The values of every host, on every host: [hosts, ...]."""
+  return np.asarray(multihost_utils.process_allgather(values))
+
+
 def which(value: bool) -> list[int]:
   """The hosts for which it is true, on every host."""
-  values = multihost_utils.process_allgather(np.int32(value))
-  return np.flatnonzero(np.ravel(values)).tolist()
+  return np.flatnonzero(np.ravel(gather(np.int32(value)))).tolist()
 
 
 def wait(name: str) -> None:

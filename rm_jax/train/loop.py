@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import math
 import pathlib
 import time
 from concurrent import futures
@@ -28,6 +27,7 @@ from rm_jax.train.checkpoint import (
   write_json,
 )
 from rm_jax.train.evaluate import measure_tasks, score_dataset
+from rm_jax.train.flops import matrix_sizes
 from rm_jax.train.hidden import with_states
 from rm_jax.train.init import (
   check_base,
@@ -35,10 +35,18 @@ from rm_jax.train.init import (
   digest,
   init_from,
 )
-from rm_jax.train.log import Log, Silent
+from rm_jax.train.log import (
+  Log,
+  Silent,
+  eval_row,
+  progress_text,
+  summary,
+  train_row,
+)
 from rm_jax.train.optim import (
   make_optimizer,
   make_schedule,
+  merge,
   split_trainable,
   without_frozen_layers,
 )
@@ -51,7 +59,10 @@ from rm_jax.train.sets import (
 )
 from rm_jax.train.stages import Stages
 from rm_jax.train.step import check_cuts, make_steps
+from rm_jax.train.stragglers import watch_hosts
 from rm_jax.train.tasks import objective, read_tasks
+from rm_jax.train.trace import tracing
+from rm_jax.train.utilisation import flop_counter
 from rm_jax.types import LostHost, UserError
 
 LOWER_IS_BETTER = ("loss", "error", "brier")  # parts of metric names
@@ -70,6 +81,7 @@ def train(
   place: str | pathlib.Path | None = None,
   saved=nothing,
   started: float | None = None,
+  trace_steps: tuple[int, int] | None = None,
 ) -> int:
   """Trains one reward model into `workdir`; returns the exit code.
 
@@ -84,11 +96,12 @@ def train(
       run, the others one to themselves.
     saved: () -> None, called after every checkpoint.
     started: time.perf_counter() where the command began; None: now.
+    trace_steps: the first and the last train step of a profiler trace.
   """
   stages = Stages(time.perf_counter() if started is None else started)
   place = workdir if place is None else place
   try:
-    return _train(config, workdir, place, command, saved, stages)
+    return _train(config, workdir, place, command, saved, stages, trace_steps)
   except Exception as error:
     if hosts.is_lost(error):
       raise LostHost(
@@ -108,7 +121,7 @@ def _first_line(error) -> str:
   return str(error).strip().partition("\n")[0][:200]
 
 
-def _train(config, workdir, place, command, saved, stages):
+def _train(config, workdir, place, command, saved, stages, trace_steps):
   stages.done("imports")
   validate(config)
   if config.compute.attention == "splash":
@@ -192,6 +205,14 @@ def _train(config, workdir, place, command, saved, stages):
     sets = with_states(config, spec, frozen, base, sets, tokenizer, mesh)
     frozen = without_frozen_layers(frozen, spec.frozen)
     stages.done("hidden states")
+  count_flops = flop_counter(
+    spec,
+    matrix_sizes(spec, merge(trained, frozen)),
+    steps,
+    plan,
+    sets.train.demands,
+    devices=mesh.size,
+  )
   frozen = steps.put_frozen(frozen)
   del params, trained
 
@@ -206,6 +227,8 @@ def _train(config, workdir, place, command, saved, stages):
     log.say(heads)
   for line in changed:
     log.say(f"note: not as before the restart: {line}")
+  if trace_steps and first >= trace_steps[1]:
+    log.say(f"note: step {first} is made already, so nothing is traced")
   write_trained_on(workdir, sets)
   stages.done("state")
 
@@ -230,36 +253,43 @@ def _train(config, workdir, place, command, saved, stages):
   # ---------------------------------------------------------------- loop
   loader = open_loader(sets.train, plan, blocks=blocks, position=position)
   metrics = scored = None
+  look = watch_hosts()
   with (
     contextlib.closing(checkpoints),
     contextlib.closing(log),
+    tracing(trace_steps, place) as trace,
     hosts.stop_signal() as asked_to_stop,
   ):
     if first == 0 and config.evals.at_start:
       metrics, scored = evaluate(state)
       _metric_name(config, metrics)  # a wrong name shows before the first step
-      log.write(_eval_row(0, metrics))
+      log.write(eval_row(0, metrics))
     for step in range(first + 1, config.num_train_steps + 1):
       log.seconds()
-      batch, _, counts = next(loader)
-      state, out = steps.train(state, frozen, steps.put_batch(batch))
-      out = jax.device_get(out)
+      with trace(step):
+        batch, _, counts = next(loader)
+        batch = steps.put_batch(batch)
+        alone = log.elapsed()
+        flops = count_flops(step, state, frozen, batch)
+        state, out = steps.train(state, frozen, batch)
+        out = jax.device_get(out)
+        seconds = log.seconds()  # not those that a trace takes to be written
       if step == first + 1:
         stages.done("first train step")
         log.say(stages.text())
-      row = _train_row(step, out, counts, log.seconds())
-      log.progress(
-        f"loss {float(out['loss']):.4f}  "
-        f"{row['useful_tokens_per_second']:,.0f} useful tok/s "
-        f"({row['computed_tokens_per_second']:,.0f} computed)"
-      )
+      row = train_row(step, out, counts, flops, seconds, mesh)
+      by_host, line = look(step, alone, seconds)
+      row |= by_host
+      if line:
+        log.say(f"step {step}: {line}")
+      log.progress(progress_text(row))
       if row["skipped"] > skipped:
         skipped = row["skipped"]
         log.say(f"step {step}: loss or gradient not finite, update skipped")
       last = step == config.num_train_steps
       if step % config.evals.every == 0 or last:
         metrics, scored = evaluate(state)
-        row |= _eval_row(step, metrics)
+        row |= eval_row(step, metrics)
         if hosts.agree(_is_best(workdir, config, metrics)):
           # Without the optimizer's state, which nobody scores with.
           best = steps.stored(state._replace(opt_state=()))
@@ -334,79 +364,6 @@ def write_run(workdir, config, spec, tokenizer, reading, base) -> None:
     "frozen_sha256": base,
   }
   write_json(workdir / "run.json", run)
-
-
-def summary(config, spec, sets, plan, mesh, first) -> str:
-  """What a run is about to do, in a few lines; `first`: steps already made."""
-  c = sets.counts
-  saved = 1 - c["train_tokens_shared"] / c["train_tokens_unshared"]
-  shapes = [
-    f"{plan.geometry.blocks}x{r}x{plan.geometry.row_len}"
-    for r in plan.row_counts
-  ]
-
-  def side(name):
-    return (
-      f"{c[f'{name}_groups']:,} {name} groups ({c[f'{name}_rejected']} "
-      f"rejected, {c[f'{name}_overlong']} overlong)"
-    )
-
-  resumed = f", going on after step {first}" if first else ""
-  count = jax.process_count()
-  on_hosts = f" on {count} hosts" if count > 1 else ""
-  note = f"note: {config.note}\n" if config.note else ""
-  unused = f", {c['unused']:,} unused" if c["unused"] else ""
-  return (
-    f"{note}{side('train')}, {side('test')}, "
-    f"{c['unreadable']} records unreadable{unused}\n"
-    f"{config.data.layout} layout: {c['train_tokens_shared']:,} tokens an "
-    f"epoch (one row per completion would take "
-    f"{c['train_tokens_unshared']:,}; sharing saves {saved:.0%})\n"
-    f"{len(plan.steps):,} train steps in {len(plan.row_counts)} compiled "
-    f"shapes (blocks x rows x columns): {', '.join(shapes)}\n"
-    f"{config.loss.name}, {config.train.trainable} trainable, "
-    f"{config.optim.name}, {spec.dtype}, {config.parallel} over "
-    f"{dict(mesh.shape)}{on_hosts}{resumed}"
-  )
-
-
-def _train_row(step, out, counts, seconds) -> dict:
-  """One line of metrics.jsonl. A loss that is not finite is null."""
-  row = {
-    "step": step,
-    "loss": _number(out["loss"]),
-    "grad_norm": _number(out["grad_norm"]),
-    "lr": float(out["lr"]),
-    "skipped": int(out["skipped"]),
-  }
-  for task, names in out["learned"].items():
-    row |= {f"learned/{task}/{name}": float(x) for name, x in names.items()}
-  for term, (total, weight) in out["terms"].items():
-    if len(out["terms"]) > 1 and weight:
-      row[f"loss/{term}"] = _number(total / weight)
-  return row | {
-    "groups": counts["groups"],
-    "useful_tokens": counts["useful_tokens"],
-    "computed_tokens": counts["computed_tokens"],
-    "seconds": round(seconds, 4),
-    "useful_tokens_per_second": counts["useful_tokens"] / seconds,
-    "computed_tokens_per_second": counts["computed_tokens"] / seconds,
-  }
-
-
-def _number(x):
-  x = float(x)
-  return x if math.isfinite(x) else None
-
-
-def _eval_row(step, metrics) -> dict:
-  row = {"step": step}
-  for key, entry in metrics.items():
-    row[f"eval/{key}"] = entry["value"]
-    if entry["low"] is not None:
-      row[f"eval/{key}_low"] = entry["low"]
-      row[f"eval/{key}_high"] = entry["high"]
-  return row
 
 
 def _metric_name(config, metrics) -> str:

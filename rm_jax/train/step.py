@@ -73,6 +73,7 @@ class Steps(NamedTuple):
   stored: Any  # TrainState on the devices -> as a checkpoint holds it
   first_state: Any  # what trains, of any kind -> the TrainState of step 0
   stored_shape: Any  # what trains -> shapes of `stored`, what `restore` takes
+  program: Any  # (state, frozen, batch) -> jaxpr of `train`, nothing computed
   # Of pjit, for a plan:
   trace: Any = None  # shapes of what `train` takes -> the traced step
   shardings: Any = None  # of the TrainState and of the frozen parameters
@@ -228,6 +229,7 @@ def make_steps(
     out_shardings=alone,  # whole on every host: a few bytes a completion
   )
   moments = jax.jit(optimizer.init, out_shardings=opt_shards)
+  trace = scoped(train.trace)
 
   def first_state(trained):
     params = put_tree(trained, param_shards)
@@ -249,7 +251,8 @@ def make_steps(
     stored=lambda s: s,
     first_state=first_state,
     stored_shape=stored_shape,
-    trace=scoped(train.trace),
+    program=lambda *args: trace(*args).jaxpr,
+    trace=trace,
     shardings=(state_shards, frozen_shards),
   )
 
@@ -329,4 +332,5 @@ def _pmap_steps(spec, loss, optimizer, schedule, accumulate, mesh):
       )
     ),
     stored_shape=lambda trained: _shapes(optimizer, trained),
+    program=jax.make_jaxpr(train),
   )

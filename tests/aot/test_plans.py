@@ -5,9 +5,12 @@ is not reused, a collective that grew.
 """
 
 import pytest
+import tiny_run
 
-from rm_jax.plan.compile import compile_step
+from rm_jax.chips import peak_flops
+from rm_jax.plan.compile import compile_step, describe_devices
 from rm_jax.plan.report import nearest_change
+from rm_jax.plan.search import search
 from rm_jax.plan.slices import find_slice
 from tests.test_configs import ROOT, load
 
@@ -47,3 +50,25 @@ def test_what_does_not_fit_is_refused_in_seconds():
   plan = compile_step(c, find_slice("v5e-4"), rows=2)
   assert not plan.fits and plan.needed > 15.75 * GIB
   assert "v5e-16" in nearest_change(plan, find_slice("v5e-4"))
+
+
+def test_a_search_ranks_what_it_compiled():
+  # A model that compiles in seconds; the 8B one is searched by hand.
+  rows = dict(data__batch="rows", data__rows_per_batch=8, data__blocks=4)
+  c = tiny_run.config("none", "", **rows)
+  text = search(c, find_slice("v5e-4"), num_slices=1, limit=2)
+  _, _, _, *lines = text.splitlines()
+  assert "2 of" in text and "2 fit" in text
+  bounds = [float(line.split()[-2]) for line in lines[:2]]
+  assert bounds == sorted(bounds)
+  assert lines[-1].startswith("best: --config.mesh.data=")
+
+
+def test_devices_of_a_slice_are_chips_whose_peak_is_known():
+  # Wrong: a name in KINDS that no device has, two devices of a chip as two.
+  for name in ("v4-8", "v5e-4", "v5p-8", "v6e-4", "tpu7x-8"):
+    where = find_slice(name)
+    devices = describe_devices(where)
+    assert len(devices) == where.chips * where.chip.devices
+    peak = peak_flops(devices[0].device_kind)
+    assert peak * len(devices) == where.chip.flops * where.chips

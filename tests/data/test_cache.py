@@ -9,6 +9,7 @@ import pathlib
 import pickle
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -527,3 +528,50 @@ def test_memory_does_not_grow_with_the_records():
   assert growth["write"] < 500, found
   assert growth["read"] < 1_000, found
   assert [run["write"]["groups"] for run in found["runs"]] == [2_000, 10_000]
+
+
+def writer_of_a_machine(directory, name, root, both):
+  """A host: its own name and locks; writes while the other one does."""
+  os.environ["XDG_CACHE_HOME"] = str(root / name)
+  socket.gethostname = lambda: name
+  own = int(name)
+
+  def groups():
+    both.wait(300)  # neither finds a cache, and neither is done
+    for i in range(20):
+      yield group(100 * own + i)
+    both.wait(300)
+
+  made = write_cache(
+    directory, KEY, groups(), rejects=[], overlong={}, prompts=["k"] * 20
+  )
+  (root / f"{name}.seen").write_bytes(b"".join(map(pack_group, made.groups)))
+
+
+def test_two_hosts_that_write_one_cache_at_once_read_the_same(tmp_path):
+  # Catches: shards of one under the index of the other, a host that fails
+  # because it was second, gigabytes that the second leaves behind.
+  root = tmp_path / "home"
+  root.mkdir(exist_ok=True)
+  context = multiprocessing.get_context("spawn")
+  both = context.Barrier(2)
+  processes = [
+    context.Process(
+      target=writer_of_a_machine, args=(tmp_path / "c", name, root, both)
+    )
+    for name in "01"
+  ]
+  for process in processes:
+    process.start()
+  for process in processes:
+    process.join(300)
+  assert [p.exitcode for p in processes] == [0, 0]
+  seen = [(root / f"{name}.seen").read_bytes() for name in "01"]
+  assert seen[0] == seen[1]
+  # Of one of the two, whole.
+  every = [
+    b"".join(pack_group(group(100 * own + i)) for i in range(20))
+    for own in (0, 1)
+  ]
+  assert seen[0] in every
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "home"]

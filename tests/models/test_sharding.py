@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 import jax
+import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
@@ -9,6 +10,7 @@ from rm_jax.models.sharding import (
   RULES,
   block_sharding,
   make_mesh,
+  put_evenly,
   shard_tree,
 )
 from rm_jax.models.sight import Forest
@@ -65,6 +67,29 @@ def test_kernels_are_cut_and_norms_and_head_are_not():
     "norm": PartitionSpec(None, None),
     "head": PartitionSpec(None),
   }
+
+
+def test_what_does_not_split_is_copied_and_the_rest_is_cut():
+  # Three devices of a width of 32 and an MLP of 48; a leaf without axes, as a
+  # published head has. Wrong: an error, or all of it copied for one axis.
+  mesh = make_mesh(data=1, fsdp=3, tensor=1, devices=jax.devices()[:3])
+  boxed = {
+    "even": nn.LogicallyPartitioned(np.zeros((48, 2)), ("embed", "norm")),
+    "uneven": nn.LogicallyPartitioned(np.zeros((32, 2)), ("embed", "norm")),
+  }
+  params = {
+    "even": np.arange(96.0).reshape(48, 2),
+    "uneven": np.arange(64.0).reshape(32, 2),
+    "unknown": {"bias": np.ones(3)},
+  }
+  placed = put_evenly(params, boxed, mesh)
+  shapes = jax.tree.map(lambda x: x.addressable_shards[0].data.shape, placed)
+  assert shapes == {
+    "even": (16, 2),
+    "uneven": (32, 2),
+    "unknown": {"bias": (3,)},
+  }
+  jax.tree.map(np.testing.assert_array_equal, placed, params)
 
 
 def test_blocks_are_cut_over_data_and_fsdp():

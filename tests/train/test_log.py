@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rm_jax.train.log import Log, read_rows
+from rm_jax.train.log import Log, progress_text, read_rows
 
 
 def write(workdir, *, step, rows, total=9):
@@ -50,6 +50,17 @@ def test_closing_frees_everything_on_a_full_disk(tmp_path, monkeypatch):
   with pytest.raises(OSError, match="No space left"):
     log.close()
   assert log.file.closed
+
+
+def test_the_share_of_the_peak_is_said_where_it_is_known():
+  row = dict(
+    loss=0.5, useful_tokens_per_second=1234.5, computed_tokens_per_second=2e3
+  )
+  text = "loss 0.5000  1,234 useful tok/s (2,000 computed)"
+  assert progress_text(row) == text
+  row |= dict(useful_utilisation=0.412, loss=None)
+  assert progress_text(row).endswith("computed)  41% of peak")
+  assert progress_text(row).startswith("loss not finite  ")
 
 
 def test_seconds_are_those_since_the_last_call(tmp_path, monkeypatch):

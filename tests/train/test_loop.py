@@ -3,17 +3,25 @@
 import functools
 import json
 import math
+import pathlib
+import re
 
 import jax
 import numpy as np
 import pytest
 import tiny_run
+from jax.profiler import ProfileData
 
 from rm_jax.models.sharding import make_mesh
+from rm_jax.models.sizes import SIZES
 from rm_jax.train import loop
 from rm_jax.train.checkpoint import load_params
+from rm_jax.train.log import read_rows
 from rm_jax.train.step import check_cuts
 from rm_jax.types import UserError
+
+DOCS = pathlib.Path(__file__).parents[2] / "docs" / "log.md"
+TINY = SIZES["tiny"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -57,7 +65,8 @@ def config(files, **changes):
 @pytest.fixture(scope="module")
 def run(files, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("run")
-  assert loop.train(config(files), workdir, command="rm-jax train") == 0
+  how = dict(command="rm-jax train", trace_steps=(3, 4))
+  assert loop.train(config(files), workdir, **how) == 0
   return workdir
 
 
@@ -75,6 +84,54 @@ def test_every_step_has_one_row_and_the_rate_of_the_formula(run):
   assert rows[1]["loss"] == pytest.approx(math.log(2), rel=1e-6)
   assert rows[0]["eval/loss"] == pytest.approx(math.log(2), rel=1e-6)
   assert (rows[0]["eval/accuracy"], rows[0]["eval/tie_rate"]) == (0.5, 1.0)
+
+
+# Keys of docs/log.md that not every run has.
+SOMETIMES = {
+  "loss/TERM",
+  "learned/TASK/NAME",
+  "useful_utilisation",
+  "computed_utilisation",
+  "host_seconds_median",
+  "host_seconds_max",
+  "slowest_host",
+  "eval/METRIC",
+  "eval/METRIC_low",
+  "eval/METRIC_high",
+}
+
+
+def test_the_page_about_the_log_has_every_key(run):
+  table = re.findall(r"^\| (`.*?) \|", DOCS.read_text(), re.M)
+  listed = set(re.findall(r"`(.*?)`", " ".join(table)))
+  rows = read_rows(run / "metrics.jsonl")
+  logged = {k for row in rows for k in row if not k.startswith("eval/")}
+  assert listed == logged | SOMETIMES
+
+
+def test_useful_flops_go_with_useful_tokens(run):
+  # Wrong: FLOPs of one device, of a step in place of a second, of padding.
+  for row in read_rows(run / "metrics.jsonl")[1:]:
+    useful = row["useful_flops_per_second"] / row["useful_tokens_per_second"]
+    # last:1 of two layers: 2 N and 6 N a token, and some for attention.
+    layer = TINY.width * TINY.head_dim * (2 * TINY.heads + 2 * TINY.kv_heads)
+    layer += 3 * TINY.width * TINY.mlp_width
+    matrices = layer * (2 * (TINY.layers - 1) + 6)
+    most = matrices + 64 * 2 * TINY.heads * TINY.head_dim * (
+      2 * (TINY.layers - 1) + 6
+    )
+    assert matrices < useful < most
+    assert row["computed_flops_per_second"] > row["useful_flops_per_second"]
+    assert "useful_utilisation" not in row
+
+
+def test_a_trace_holds_the_steps_of_its_range_and_no_other(run):
+  # Wrong: a trace that nobody stopped, which is never written.
+  (path,) = (run / "trace").rglob("*.xplane.pb")
+  trace = ProfileData.from_serialized_xspace(path.read_bytes())
+  events = [e for x in trace.planes for line in x.lines for e in line.events]
+  marks = [dict(e.stats)["step_num"] for e in events if e.name == "train"]
+  assert sorted(marks) == [3, 4]
 
 
 def test_results_say_what_was_left_out_and_why(run):

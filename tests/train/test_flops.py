@@ -3,20 +3,27 @@
 import dataclasses
 
 import flax.linen as nn
+import forests
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+from rm_jax.data.pack import grow
 from rm_jax.models.sharding import make_mesh
+from rm_jax.models.sight import Forest, visible
 from rm_jax.models.sizes import SIZES
-from rm_jax.plan.flops import (
+from rm_jax.reward_model import HeadSpec, ModelSpec, abstract_params
+from rm_jax.train.flops import (
   attended_pairs,
   attention_flops,
   dot_flops,
+  matrix_sizes,
   model_flops,
+  tree_pairs,
+  useful_flops,
 )
-from rm_jax.reward_model import HeadSpec, ModelSpec, abstract_params
 
 TINY = SIZES["tiny"]
 SPEC = ModelSpec(
@@ -76,7 +83,7 @@ def test_loops_without_a_length_and_kernels_are_left_out():
   assert count(lambda n: jax.lax.fori_loop(0, n, lambda _, y: y @ x, x), 3) == 0
 
 
-def visible(length, window):
+def pairs_of(length, window):
   return sum(
     1
     for q in range(length)
@@ -87,7 +94,7 @@ def visible(length, window):
 
 @pytest.mark.parametrize("length, window", [(7, 0), (8, 3), (5, 9), (12, 4)])
 def test_pairs_are_those_that_see_each_other(length, window):
-  assert attended_pairs(length, window, 1) == visible(length, window)
+  assert attended_pairs(length, window, 1) == pairs_of(length, window)
 
 
 @pytest.mark.parametrize("length, window, block", [(12, 0, 4), (13, 5, 4)])
@@ -106,26 +113,76 @@ def test_a_block_counts_whole(length, window, block):
   assert attended_pairs(length, window, block) == want
 
 
+def sizes(spec=SPEC):
+  return matrix_sizes(spec, nn.unbox(abstract_params(spec)))
+
+
 def test_the_mathematics_takes_six_for_each_parameter_and_token():
   # Palm's 6 N and 12 H d L of attention, halved: a token sees what is before.
   c, rows, row_len = TINY, 4, 64
   layer = c.width * c.head_dim * (2 * c.heads + 2 * c.kv_heads)
   layer += 3 * c.width * c.mlp_width
-  params, tokens = nn.unbox(abstract_params(SPEC)), rows * row_len
-  got = model_flops(SPEC, params, tokens=tokens)
+  tokens = rows * row_len
+  assert sizes() == (c.layers * layer,)
+  got = model_flops(SPEC, sizes(), tokens=tokens)
   assert got == 6 * c.layers * layer * tokens
-  model, hardware = attention_flops(SPEC, rows=rows, row_len=row_len, block=1)
+  how = dict(rows=rows, row_len=row_len, block=1)
+  model, hardware = attention_flops(SPEC, sizes(), **how)
   pairs = rows * row_len * (row_len + 1) / 2
   assert model == 12 * c.layers * c.heads * c.head_dim * pairs
   # Scores and mixing again for a layer that kept nothing, scores once more.
   assert hardware == model * 9 / 6
   # In two passes scores and the gradient of the weights twice.
-  how = dict(rows=rows, row_len=row_len, block=1, backward="apart")
-  assert attention_flops(SPEC, **how)[1] == model * 11 / 6
+  how |= dict(backward="apart")
+  assert attention_flops(SPEC, sizes(), **how)[1] == model * 11 / 6
 
 
-def test_frozen_layers_count_forward_only():
+def test_frozen_layers_count_forward_only_and_not_at_all_where_known():
   spec = dataclasses.replace(SPEC, segments=(2, 1), frozen=1)
+  whole = model_flops(SPEC, sizes(), tokens=10)
+  how = dict(rows=1, row_len=8, block=1)
+  every = attention_flops(SPEC, sizes(), **how)[0]
+  frozen, trained = sizes(spec)
+  assert frozen == 2 * trained
+  assert model_flops(spec, sizes(spec), tokens=10) == whole * (2 + 2 + 6) / 18
+  assert attention_flops(spec, sizes(spec), **how)[0] == every * 10 / 18
+  # Their states are read: the stack is not among the parameters of the step.
+  known = (0, trained)
   params = nn.unbox(abstract_params(spec))
-  whole = model_flops(SPEC, nn.unbox(abstract_params(SPEC)), tokens=10)
-  assert model_flops(spec, params, tokens=10) == whole * (2 + 2 + 6) / 18
+  del params["backbone"]["layers_0"]
+  assert matrix_sizes(spec, params) == known
+  assert model_flops(spec, known, tokens=10) == whole * 6 / 18
+  assert attention_flops(spec, known, **how)[0] == every * 6 / 18
+
+
+@pytest.mark.parametrize("window", [0, 5])
+@pytest.mark.parametrize("layout", ["shared", "packed"])
+def test_useful_pairs_are_those_that_the_rule_of_attention_shows(
+  layout, window
+):
+  # Wrong: branches that see one another, padding, a trunk counted per branch.
+  groups = [*forests.ragged_groups(), forests.forked_group(record=9)]
+  laid, _ = forests.batches(groups, layout=layout, row_len=64, blocks=2)
+  batch = laid[0][0]
+  flat = [
+    np.reshape(x, (-1, x.shape[-1]))
+    for x in (
+      batch.group_ids,
+      batch.branch_ids,
+      batch.positions,
+      batch.fork_positions,
+    )
+  ]
+  seen = np.asarray(visible(Forest(*flat), window=window))
+  real = flat[0] > 0
+  want = int((seen & real[:, :, None]).sum())
+  pieces = [
+    p for g in groups for p in grow(g, layout=layout, row_len=64, align=1)
+  ]
+  assert sum(p.useful() for p in pieces) == real.sum()
+  assert sum(tree_pairs(p, window) for p in pieces) == want
+  if not window:
+    got = useful_flops(SPEC, sizes(), pieces)
+    c, tokens = TINY, int(real.sum())
+    attention = 12 * c.layers * c.heads * c.head_dim * want
+    assert got == 6 * sum(sizes()) * tokens + attention
