@@ -91,6 +91,19 @@ def test_a_pair_is_chosen_then_rejected_with_its_strength():
   assert data.groups[0].comparisons.tolist() == [[0, 1]]
 
 
+def test_a_margin_reads_the_ratings_of_its_pair():
+  # Wrong: ratings by place in the pick, or sorted so that none contradicts.
+  _, t = texts(prompts=3)
+  rated = np.array([[1, 5, 2, 4], [3, 3, 3, 3], [2, 1, 1, 5]])
+  c = token_config(
+    seed=0, steps=2, groups=2, loss="bradley_terry_margin", rate=1e-3
+  )
+  c.loss.margin = "rating_difference"
+  data = groups_of(c, t, [(0, (1, 0)), (2, (2, 3))], ratings=rated)
+  assert [g.margins.tolist() for g in data.groups] == [[4.0], [-4.0]]
+  assert data.groups[1].comparisons.tolist() == [[0, 1]]
+
+
 def test_the_safety_token_is_as_frequent_as_asked_and_gold_ignores_it():
   world, t = texts(unsafe=0.2)
   unsafe = utility.is_unsafe(t.completions)
@@ -116,6 +129,17 @@ def test_preferences_and_strengths_have_their_frequencies(difference):
   chances = labellers.strength_probabilities(difference)
   assert chances.sum() == pytest.approx(1.0)
   assert chances[3] == pytest.approx(norm.cdf((abs(difference) - 1.5) / 0.3))
+
+
+@pytest.mark.parametrize("gold", [-1.5, 0.0, 0.5])
+def test_ratings_have_their_frequencies(gold):
+  n = 20_000
+  rated = labellers.ratings(np.random.default_rng(5), np.full(n, gold))
+  for r, threshold in enumerate((-1.2, -0.4, 0.4, 1.2), start=1):
+    assert near((rated > r).mean(), norm.cdf((gold - threshold) / 0.3), n)
+  chances = labellers.rating_probabilities(gold)
+  assert chances.sum() == pytest.approx(1.0) and len(chances) == 5
+  assert chances[0] == pytest.approx(norm.cdf((-1.2 - gold) / 0.3))
 
 
 def test_rankings_have_the_frequencies_of_their_model():

@@ -45,6 +45,7 @@ def dataset(
   *,
   ranks=None,
   strength=None,
+  ratings=None,
   labels=None,
   compare=None,
 ) -> Dataset:
@@ -54,6 +55,7 @@ def dataset(
     picks: of (group, completions); a pair is (chosen, rejected).
     ranks: int [G, K] by completion: the picks are rankings.
     strength: one per pick, of pairs.
+    ratings: [G, K] by completion, of pairs: what a margin may read.
     labels: float [G, K] by completion: the picks are outcomes.
     compare: per pick the comparisons (chosen, rejected, strength) of a group,
       by place in the pick.
@@ -73,8 +75,11 @@ def dataset(
       kind, more["ranks"] = "ranking", tuple(ranks[group, list(ks)].tolist())
     elif labels is not None:
       kind, more["labels"] = "outcome", tuple(labels[group, list(ks)].tolist())
-    elif strength is not None:
-      more["strength"] = float(strength[n])
+    else:
+      if strength is not None:
+        more["strength"] = float(strength[n])
+      if ratings is not None:
+        more["ratings"] = tuple(ratings[group, list(ks)].tolist())
     record = Record(
       kind=kind,
       prompt=names[group],
