@@ -178,6 +178,20 @@ def test_linear_rankings_have_the_frequencies_of_their_model():
   assert near(right.mean(), want, len(gap))
 
 
+def test_two_populations_agree_but_for_the_last_feature():
+  data = linear.draw_mixed(
+    np.random.default_rng(6), count=20_000, k=2, d=3, size=1.0, style=0.5
+  )
+  sum_, gap = data.thetas[0] + data.thetas[1], data.thetas[0] - data.thetas[1]
+  assert np.linalg.norm(sum_ / 2) == pytest.approx(math.sqrt(3))
+  assert sum_[2] == 0.0 and gap == pytest.approx([0, 0, math.sqrt(3)])
+  assert near(data.population.mean(), 0.5, 20_000)
+  reward = np.einsum("nkd,nd->nk", data.features, data.thetas[data.population])
+  ahead = reward[:, 0] - reward[:, 1]
+  want = np.mean(1 / (1 + np.exp(-np.abs(ahead))))
+  assert near(np.mean(ahead > 0), want, 20_000)
+
+
 def test_a_bandit_shows_one_pair_often_and_one_once():
   bandit = linear.draw_bandit(np.random.default_rng(4), count=10_000)
   assert bandit.counts.tolist() == [10_000, 1]
