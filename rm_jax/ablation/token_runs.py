@@ -52,6 +52,28 @@ def groups_to_score(texts: Texts, count: int | None = None) -> Dataset:
   return dataset_to_score(texts, whole(texts)[:count], reading)
 
 
+def pool_to_score(texts: Texts, part: int) -> Dataset:
+  """As `groups_to_score`, for prompts with more completions than a batch.
+
+  Args:
+    part: completions that go together; divides those of a prompt. The scores
+      of a prompt's parts follow each other: `pool_scores` puts them together.
+  """
+  c = token_config(seed=0, steps=2, groups=1, loss="bradley_terry", rate=0.0)
+  count, k = texts.gold.shape
+  picks = [
+    (group, tuple(range(start, start + part)))
+    for group in range(count)
+    for start in range(0, k, part)
+  ]
+  return dataset_to_score(texts, picks, read_tasks(c)[0].reading)
+
+
+def pool_scores(scored: Scored, texts: Texts) -> np.ndarray:
+  """Scores of `pool_to_score`, float64 [G, K]."""
+  return scores_of(scored).reshape(texts.gold.shape)
+
+
 def whole(texts: Texts) -> list:
   """Picks of all completions of every prompt together."""
   count, k = texts.gold.shape

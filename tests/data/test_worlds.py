@@ -102,6 +102,9 @@ def test_a_margin_reads_the_ratings_of_its_pair():
   data = groups_of(c, t, [(0, (1, 0)), (2, (2, 3))], ratings=rated)
   assert [g.margins.tolist() for g in data.groups] == [[4.0], [-4.0]]
   assert data.groups[1].comparisons.tolist() == [[0, 1]]
+  c.loss.margin = "record"
+  data = groups_of(c, t, [(0, (1, 0)), (2, (2, 3))], margins=[0.5, -2.0])
+  assert [g.margins.tolist() for g in data.groups] == [[0.5], [-2.0]]
 
 
 def test_the_safety_token_is_as_frequent_as_asked_and_gold_ignores_it():

@@ -46,6 +46,7 @@ def dataset(
   ranks=None,
   strength=None,
   ratings=None,
+  margins=None,
   labels=None,
   compare=None,
 ) -> Dataset:
@@ -56,6 +57,7 @@ def dataset(
     ranks: int [G, K] by completion: the picks are rankings.
     strength: one per pick, of pairs.
     ratings: [G, K] by completion, of pairs: what a margin may read.
+    margins: one per pick, of pairs: what the margin "record" reads.
     labels: float [G, K] by completion: the picks are outcomes.
     compare: per pick the comparisons (chosen, rejected, strength) of a group,
       by place in the pick.
@@ -80,6 +82,8 @@ def dataset(
         more["strength"] = float(strength[n])
       if ratings is not None:
         more["ratings"] = tuple(ratings[group, list(ks)].tolist())
+      if margins is not None:
+        more["margin"] = float(margins[n])
     record = Record(
       kind=kind,
       prompt=names[group],
