@@ -9,6 +9,7 @@ from scipy.stats import norm
 from rm_jax.ablation.token_runs import groups_of, token_config, whole
 from rm_jax.data.text_world.labellers import ranking_probability
 from rm_jax.data.worlds import labellers, linear, utility
+from rm_jax.data.worlds.groups import chained, tokens_of
 from rm_jax.data.worlds.utility import draw_texts, draw_world
 
 
@@ -132,6 +133,18 @@ def test_preferences_and_strengths_have_their_frequencies(difference):
   chances = labellers.strength_probabilities(difference)
   assert chances.sum() == pytest.approx(1.0)
   assert chances[3] == pytest.approx(norm.cdf((abs(difference) - 1.5) / 0.3))
+
+
+def test_a_chain_holds_the_completions_in_their_order():
+  # Wrong: an end that is lost, gold that stays where its completion was.
+  _, t = texts(prompts=3)
+  order = np.array([[2, 0], [1, 3], [0, 1]])
+  chain = chained(t, order)
+  for g, (a, b) in enumerate(order):
+    first, second = tokens_of(t, g, a), tokens_of(t, g, b)[utility.PROMPT :]
+    assert tokens_of(chain, g, 0).tolist() == first.tolist()
+    assert tokens_of(chain, g, 1).tolist() == [*first, *second]
+    assert chain.gold[g].tolist() == t.gold[g, [a, b]].tolist()
 
 
 @pytest.mark.parametrize("gold", [-1.5, 0.0, 0.5])

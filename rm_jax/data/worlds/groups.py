@@ -1,6 +1,7 @@
 """Worlds to token groups: what tokenised text is, from records on."""
 
 import numpy as np
+from jaxtyping import Int
 
 from rm_jax.data.loader import Dataset, Reading, Supervision, with_demands
 from rm_jax.data.split import prompt_key
@@ -14,6 +15,26 @@ def tokens_of(texts: Texts, group: int, k: int) -> np.ndarray:
   count = int(texts.lengths[group, k]) + 1
   own = texts.completions[group, k, :count]
   return np.concatenate([texts.prompts[group], own]).astype(np.int32)
+
+
+def chained(texts: Texts, order: Int[np.ndarray, "G K"]) -> Texts:
+  """Completions of a prompt behind each other: the k-th is read after k others.
+
+  Completion k of the result is the first k + 1 of `order`, each with its end,
+  and has the gold of the last of them. Scored at its end it is what a row of
+  all K under a plain causal mask gives there.
+  """
+  rows = np.arange(len(order))[:, None]
+  own = texts.completions[rows, order]
+  lengths, gold = texts.lengths[rows, order], texts.gold[rows, order]
+  count, k, width = own.shape
+  ends = np.cumsum(lengths + 1, 1)
+  joined = np.zeros((count, k * width), own.dtype)
+  for g in range(count):
+    parts = [own[g, i, : lengths[g, i] + 1] for i in range(k)]
+    joined[g, : ends[g, -1]] = np.concatenate(parts)
+  every = np.broadcast_to(joined[:, None], (count, k, k * width))
+  return Texts(texts.prompts, every, ends - 1, gold)
 
 
 def encoded_groups(texts: Texts, picks) -> list[Encoded]:
