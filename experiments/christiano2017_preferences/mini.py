@@ -51,7 +51,7 @@ def _log_loss(line, flips, expected=-1, less="bt", published="none"):
 
 DESIGN = dict(
   title="Christiano et al.: labels that are wrong now and then",
-  source="Christiano et al. 2017, arXiv:1706.03741, the mixture of random answers",
+  source="Christiano et al. 2017, arXiv:1706.03741: a tenth answered at random",
   claim=(
     "A likelihood that lets the labeller err at random loses less to turned "
     "labels than Bradley-Terry."
