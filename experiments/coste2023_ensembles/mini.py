@@ -252,19 +252,15 @@ def members(how, seed, before, steps, pairs, prompts, pool, rate):
   at = (seed, steps * pairs, prompts, pool)
   _, texts, held, evaluated = data(*at)
   picks, gap = labelled(texts, seed, liked=LIKED if how == "shared" else 0.0)
-  found = []
+  c = runs.token_config(
+    seed=seed, steps=steps, groups=pairs, loss="bradley_terry", rate=rate
+  )
+  c.loss.centering = CENTRING if how == "centred" else 0.0
+  train, found = runs.groups_of(c, texts, picks), []
   for member in range(MEMBERS):
-    c = runs.token_config(
-      seed=1_000 * (seed + 1) + member,
-      steps=steps,
-      groups=pairs,
-      loss="bradley_terry",
-      rate=rate,
-    )
-    c.loss.centering = CENTRING if how == "centred" else 0.0
+    c.seed = 1_000 * (seed + 1) + member
     own = member if how in ("pre", "shared") else 0
     first = start(seed, own, before, pairs, at)
-    train = runs.groups_of(c, texts, picks)
     fitted = runs.run(c, train, evaluated, start=first)
     found.append(runs.pool_scores(fitted.scored, held))
   return np.stack(found), gap

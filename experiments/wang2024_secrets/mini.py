@@ -262,13 +262,13 @@ def votes(seed: int, steps: int, pairs: int, test: int) -> np.ndarray:
   from rm_jax.ablation import token_runs as runs
 
   texts, picks, *_ = data(seed, steps * pairs, test)
-  seen, found = runs.groups_to_score(texts), []
+  c, found = config(0, steps, pairs, "plain"), []
+  train, seen = runs.groups_of(c, texts, picks), runs.groups_to_score(texts)
+  chosen = np.asarray([ks[0] for _, ks in picks])
+  rows = np.arange(len(picks))
   for member in range(MEMBERS):
     c = config(1_000 * (seed + 1) + member, steps, pairs, "plain")
-    fitted = runs.run(c, runs.groups_of(c, texts, picks), seen)
-    scores = runs.scores_of(fitted.scored)
-    chosen = np.asarray([ks[0] for _, ks in picks])
-    rows = np.arange(len(picks))
+    scores = runs.scores_of(runs.run(c, train, seen).scored)
     found.append(scores[rows, chosen] - scores[rows, 1 - chosen])
   return np.stack(found)
 
