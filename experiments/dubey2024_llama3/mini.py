@@ -148,7 +148,7 @@ DESIGN = dict(
     ),
   ),
   sizes=dict(
-    whole=dict(steps=200, triples=16, test=4_000),
+    whole=dict(steps=200, triples=16, test=7_000),
     quick=dict(steps=40, triples=16, test=200),
     two_steps=dict(steps=2, triples=4, test=10),
   ),
@@ -199,22 +199,39 @@ def draw_triples(rng, world, count: int):
 
 @functools.lru_cache(maxsize=1)
 def data(seed: int, train: int, test: int):
-  """Training and test triples, and three ways to score those of the test."""
-  from rm_jax.ablation.token_runs import groups_to_score
-  from rm_jax.data.worlds.groups import chained
+  """Training and test triples, and a random order of each of them."""
   from rm_jax.data.worlds.utility import draw_world
 
   rng = np.random.default_rng([2407, 21783, seed])
   world = draw_world(rng)
   texts, gap = draw_triples(rng, world, train)
   held, _ = draw_triples(rng, world, test)
-  order = orders(rng, test)
-  few = order[: test // 4]
-  sets = {
-    "packed": groups_to_score(chained(held, few)),
-    "fixed": groups_to_score(chained(held, np.sort(few, 1))),
+  return texts, gap, held, orders(rng, train), orders(rng, test)
+
+
+def evaluation(c, held, order):
+  """(set in rows of their own, sets in one row) of a config.
+
+  A quarter of the triples are scored in one row too, as `causal` lays them out;
+  to the block mask rows of their own and one row are the same.
+  """
+  from rm_jax.ablation.token_runs import groups_to_score
+  from rm_jax.data.worlds.groups import chained
+
+  alone = groups_to_score(held, config=c)
+  if c.data.layout == "shared":
+    return alone, {}
+  ranks = few_orders(order)
+  return alone, {
+    name: groups_to_score(chained(held, told), config=c)
+    for name, told in ranks.items()
   }
-  return texts, gap, orders(rng, train), held, groups_to_score(held), sets, few
+
+
+def few_orders(order) -> dict[str, np.ndarray]:
+  """The orders of a quarter of the triples: drawn, and edited first."""
+  few = order[: len(order) // 4]
+  return {"packed": few, "fixed": np.sort(few, 1)}
 
 
 def orders(rng, count: int) -> np.ndarray:
@@ -228,9 +245,7 @@ def job(arm, seed, *, steps, triples, test, rate=None):
   from rm_jax.data.worlds.groups import chained
   from rm_jax.data.worlds.utility import LONGEST, PROMPT
 
-  texts, gap, order, held, evaluated, sets, few = data(
-    seed, steps * triples, test
-  )
+  texts, gap, held, order, test_order = data(seed, steps * triples, test)
   c = runs.token_config(
     seed=seed,
     steps=steps,
@@ -246,6 +261,7 @@ def job(arm, seed, *, steps, triples, test, rate=None):
     ranks = order if arm == "causal" else np.sort(order, 1)
     own = chained(texts, ranks)
   train = runs.groups_of(c, own, runs.whole(own), ranks=ranks)
+  evaluated, sets = evaluation(c, held, test_order)
   fitted = runs.run(c, train, evaluated, more=sets)
   scores = runs.scores_of(fitted.scored)
   better, worse = runs.ranked_pairs(np.tile(np.arange(3), (test, 1)))
@@ -254,7 +270,8 @@ def job(arm, seed, *, steps, triples, test, rate=None):
   once = PROMPT if arm != "separate" else 3 * PROMPT
   packed = {
     f"{name}_accuracy": in_order(runs.scores_of(fitted.more[name]), told)
-    for name, told in (("packed", few), ("fixed", np.sort(few, 1)))
+    for name, told in few_orders(test_order).items()
+    if name in sets
   }
   spare = 0.0 if arm == "separate" else SPARE
   gained = texts.gold[:, EDITED] - texts.gold[:, CHOSEN]

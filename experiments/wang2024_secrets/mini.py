@@ -178,7 +178,7 @@ DESIGN = dict(
   sizes=dict(
     whole=dict(steps=150, pairs=32, test=1_000),
     quick=dict(steps=30, pairs=32, test=100),
-    two_steps=dict(steps=2, pairs=10, test=10),
+    two_steps=dict(steps=2, pairs=8, test=10),
   ),
   falsified="the model of the weakest 20 % is at chance or above",
   tuning=dict(
