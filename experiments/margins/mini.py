@@ -8,7 +8,7 @@ a small margin and 0.4 with a large one, most where the answers are far apart.
 Llama 3 (2024, arXiv:2407.21783, section 4.1.2) drops the margin: improvements
 diminish with more data.
 
-Ten margins of rm_jax.margins at one base cell: Bradley-Terry labels, 9,600
+Ten margins of rm_jax.margins at one base cell: Bradley-Terry labels, 7,680
 pairs in one pass, the strengths of the Llama 2 experiment. Then four lines
 (none, Llama 2's two, and the best of the other seven) where one thing at a time
 is another: label noise, data, strengths, learning rate, and centring.
@@ -49,8 +49,8 @@ SAID = dict(
   centred="centring x 0.01",
   sharp="labels nearly those of gold",
   flips="a fifth of the labels turned",
-  little="1,200 pairs, 8 passes",
-  much="19,200 pairs, one pass",
+  little="960 pairs, 8 passes",
+  much="15,360 pairs, one pass",
   close="80 % negligible or slightly",
   clear="better and significantly only",
 )
@@ -213,7 +213,7 @@ DESIGN = dict(
       1,
       other="much",
       published="diminishing with data (Llama 3); no number",
-      comparable="405B there; 1,200 to 19,200 pairs here",
+      comparable="405B there; 960 to 15,360 pairs here",
     ),
     _changes(
       "best, an eighth of the pairs less twice the pairs",
@@ -271,13 +271,13 @@ DESIGN = dict(
     ),
   ),
   sizes=dict(
-    whole=dict(steps=300, pairs=32, test=625),
+    whole=dict(steps=240, pairs=32, test=625),
     quick=dict(steps=24, pairs=32, test=60),
     two_steps=dict(steps=2, pairs=8, test=20),
   ),
   falsified=(
     "the best margin does not beat none at the base, or what the large one "
-    "gains does not fall from 1,200 pairs to 19,200"
+    "gains does not fall from 960 pairs to 15,360"
   ),
   tuning=dict(
     rates=(1e-3, 3e-3, 9e-3),
@@ -336,12 +336,14 @@ def held(seed: int, test: int):
 def training(world_of, pairs: int, temperature, flips, shares):
   """Pairs of the strengths that are wanted, and what was drawn to get them.
 
-  texts, picks, strengths and ratings of the picks' texts; gaps to the closed
-  forms and the share of labels that contradict gold.
+  The pairs without margin; of each its strength and the ratings of its chosen
+  and rejected side; gaps to the closed forms and the share of labels that
+  contradict gold.
 
   Args:
     world_of: (seed, test) of `held`.
   """
+  from rm_jax.ablation import token_runs as runs
   from rm_jax.data.worlds import labellers
   from rm_jax.data.worlds.utility import draw_texts
 
@@ -358,7 +360,7 @@ def training(world_of, pairs: int, temperature, flips, shares):
   right = first == (difference > 0)
   surer = np.maximum(chance, 1 - chance)
   wanted = (1 - flips) * surer + flips * (1 - surer)
-  told = labellers.strength_probabilities(difference).mean(0)
+  levels = labellers.strength_probabilities(difference).mean(0)
   rated = labellers.rating_probabilities(texts.gold).mean((0, 1))
   counts = np.floor(np.asarray(shares) * pairs).astype(int)
   counts[-1] += pairs - counts.sum()
@@ -370,11 +372,30 @@ def training(world_of, pairs: int, temperature, flips, shares):
   picks = [(int(g), (0, 1) if first[g] else (1, 0)) for g in kept]
   facts = {
     "label_gap": abs(right.mean() - wanted.mean()),
-    "strength_gap": np.abs(_shares(strength, range(4)) - told).max(),
+    "strength_gap": np.abs(_shares(strength, range(4)) - levels).max(),
     "rating_gap": np.abs(_shares(ratings, range(1, 6)) - rated).max(),
     "label_error": 1 - right[kept].mean(),
   }
-  return texts, picks, strength[kept], ratings, facts
+  c = config(world_of[0], 2, 1, 0.0)
+  told = {
+    "strength": strength[kept],
+    "chosen_rating": ratings[kept, np.where(first[kept], 0, 1)],
+    "rejected_rating": ratings[kept, np.where(first[kept], 1, 0)],
+  }
+  return runs.groups_of(c, texts, picks), told, facts
+
+
+def config(seed: int, steps: int, pairs: int, rate: float):
+  """The run of every arm, but for its centring."""
+  from rm_jax.ablation import token_runs as runs
+
+  return runs.token_config(
+    seed=seed,
+    steps=steps,
+    groups=pairs,
+    loss="bradley_terry_margin",
+    rate=rate,
+  )
 
 
 def _shares(values, levels) -> np.ndarray:
@@ -384,25 +405,22 @@ def _shares(values, levels) -> np.ndarray:
 def job(arm, seed, *, steps, pairs, test, rate=None):
   """One margin in one cell at one seed: (metrics, no curve)."""
   from rm_jax.ablation import token_runs as runs
+  from rm_jax.data.worlds.groups import with_margins
+  from rm_jax.margins import MARGINS, NEEDS
 
   cell, line = _split(arm)
   how = BASE | CELLS.get(cell, {})
   steps = steps * how["longer"]
   distinct = max(pairs, round(steps * pairs * how["distinct"]))
-  texts, picks, strength, ratings, facts = training(
+  pairs_of, told_of, facts = training(
     (seed, test), distinct, how["temperature"], how["flips"], how["shares"]
   )
   _, test_texts, evaluated, said, better, told = held(seed, test)
-  c = runs.token_config(
-    seed=seed,
-    steps=steps,
-    groups=pairs,
-    loss="bradley_terry_margin",
-    rate=(rate or RATES[line]) * how["faster"],
-  )
-  c.loss.margin, c.loss.centering = MARGIN[line], how["centring"]
-  train = runs.groups_of(c, texts, picks, strength=strength, ratings=ratings)
-  fitted = runs.run(c, train, evaluated)
+  c = config(seed, steps, pairs, (rate or RATES[line]) * how["faster"])
+  c.loss.centering = how["centring"]
+  name = MARGIN[line]
+  margins = MARGINS[name](**{need: told_of[need] for need in NEEDS[name]})
+  fitted = runs.run(c, with_margins(pairs_of, margins), evaluated)
   scores = runs.scores_of(fitted.scored)
   metrics = (
     runs.measures(scores, *said, test_texts) | runs.costs(fitted) | facts

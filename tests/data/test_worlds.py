@@ -9,7 +9,7 @@ from scipy.stats import norm
 from rm_jax.ablation.token_runs import groups_of, token_config, whole
 from rm_jax.data.text_world.labellers import ranking_probability
 from rm_jax.data.worlds import labellers, linear, utility
-from rm_jax.data.worlds.groups import chained, tokens_of
+from rm_jax.data.worlds.groups import chained, tokens_of, with_margins
 from rm_jax.data.worlds.utility import draw_texts, draw_world
 
 
@@ -106,6 +106,13 @@ def test_a_margin_reads_the_ratings_of_its_pair():
   c.loss.margin = "record"
   data = groups_of(c, t, [(0, (1, 0)), (2, (2, 3))], margins=[0.5, -2.0])
   assert [g.margins.tolist() for g in data.groups] == [[0.5], [-2.0]]
+  other = with_margins(data, [4.0, -4.0])
+  c.loss.margin = "rating_difference"
+  want = groups_of(c, t, [(0, (1, 0)), (2, (2, 3))], ratings=rated)
+  for made, built in zip(other.groups, want.groups, strict=True):
+    assert made.margins.dtype == built.margins.dtype
+    assert made.margins.tolist() == built.margins.tolist()
+  assert data.groups[0].margins.tolist() == [0.5]  # not changed in place
 
 
 def test_the_safety_token_is_as_frequent_as_asked_and_gold_ignores_it():

@@ -1,7 +1,7 @@
 """Worlds to token groups: what tokenised text is, from records on."""
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from rm_jax.data.loader import Dataset, Reading, Supervision, with_demands
 from rm_jax.data.split import prompt_key
@@ -123,6 +123,20 @@ def dataset(
     groups.append(made)
     prompts.append(prompt_key(record))
   return with_demands(groups, reading, [], {}, prompts)
+
+
+def with_margins(data: Dataset, margins: Float[np.ndarray, " C"]) -> Dataset:
+  """The same pairs with other margins: arms share what else they are made of.
+
+  Args:
+    margins: one per group, of groups with one comparison each.
+  """
+  told = np.asarray(margins, np.float32)[:, None]
+  groups = [
+    group._replace(margins=own)
+    for group, own in zip(data.groups, told, strict=True)
+  ]
+  return data._replace(groups=groups)
 
 
 def dataset_to_score(texts: Texts, picks, reading: Reading) -> Dataset:
