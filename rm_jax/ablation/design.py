@@ -24,6 +24,7 @@ class Outcome(NamedTuple):
   expected: int  # sign of the published difference
   published: str = ""  # the paper's number
   comparable: str = ""  # what parts ours from it
+  minus: tuple = ()  # (arm, less) of a difference taken off: an interaction
 
 
 class Check(NamedTuple):
@@ -44,6 +45,15 @@ class Tuning(NamedTuple):
   seeds: tuple
   metric: str
   lower: bool  # is better
+  arms: tuple = ()  # those that are tuned; (): all
+
+
+class Panel(NamedTuple):
+  """One panel of a picture of differences, and of the table below it."""
+
+  title: str
+  metrics: dict  # metric -> its name on the axis, in this order
+  gains: dict  # name -> (arm, less): one line each
 
 
 class Design(NamedTuple):
@@ -62,6 +72,7 @@ class Design(NamedTuple):
   sizes: dict  # of SIZES -> arguments of `job`
   falsified: str  # what would falsify the claim
   tuning: Tuning | None
+  panels: tuple = ()  # of Panel; may be left out
   # Not in DESIGN:
   key: str = ""
   preset: str = ""
@@ -70,6 +81,7 @@ class Design(NamedTuple):
 
 
 WRITTEN = tuple(f for f in Design._fields if f not in Design._field_defaults)
+OPTIONAL = ("panels",)
 
 
 def find_experiments(folder: pathlib.Path) -> list[str]:
@@ -138,12 +150,12 @@ def load_file(path: pathlib.Path):
 
 
 def _read(path, written: dict) -> Design:
-  extra = sorted(set(written) - set(WRITTEN))
+  extra = sorted(set(written) - set(WRITTEN) - set(OPTIONAL))
   missing = sorted(set(WRITTEN) - set(written))
   if extra or missing:
     raise UserError(
       f"{path}: DESIGN has unknown keys {extra}, lacks {missing}. Known: "
-      f"{', '.join(WRITTEN)}."
+      f"{', '.join(WRITTEN + OPTIONAL)}."
     )
   tuning = written["tuning"]
   design = Design(
@@ -153,13 +165,14 @@ def _read(path, written: dict) -> Design:
       checks=tuple(Check(**c) for c in written["checks"]),
       conditions=tuple(Check(**c) for c in written["conditions"]),
       tuning=None if tuning is None else Tuning(**tuning),
+      panels=tuple(Panel(**p) for p in written.get("panels", ())),
     )
   )
-  for each in (*design.outcomes, *design.checks, *design.conditions):
-    for arm in filter(None, (each.arm, each.less)):
+  for name, arms in _named(design):
+    for arm in arms:
       if arm not in design.arms:
         raise UserError(
-          f"{path}: {each.name!r} names arm {arm!r}. Known: "
+          f"{path}: {name!r} names arm {arm!r}. Known: "
           f"{', '.join(design.arms)}."
         )
   for each in (*design.checks, *design.conditions):
@@ -174,6 +187,19 @@ def _read(path, written: dict) -> Design:
       f"{len(design.outcomes)} outcomes and {tuple(design.sizes)}."
     )
   return design
+
+
+def _named(design: Design):
+  """(name, arms) of whatever names arms."""
+  for outcome in design.outcomes:
+    yield outcome.name, (outcome.arm, outcome.less, *outcome.minus)
+  for check in (*design.checks, *design.conditions):
+    yield check.name, filter(None, (check.arm, check.less))
+  for panel in design.panels:
+    for name, pair in panel.gains.items():
+      yield f"{panel.title}, {name}", pair
+  if design.tuning is not None:
+    yield "tuning", design.tuning.arms
 
 
 def result_name(preset: str) -> str:

@@ -92,11 +92,16 @@ def _bounded(table, check: Check, seeds) -> bool:
 
 
 def _outcome(table, outcome: Outcome, seeds, checks, conditions) -> dict:
-  effect: Effect = find_effect(
-    _values(table, outcome.arm, outcome.metric, seeds),
-    _values(table, outcome.less, outcome.metric, seeds),
-    expected=outcome.expected,
+  treated, control = (
+    _values(table, arm, outcome.metric, seeds)
+    for arm in (outcome.arm, outcome.less)
   )
+  if outcome.minus:
+    other, less = (
+      _values(table, arm, outcome.metric, seeds) for arm in outcome.minus
+    )
+    treated, control = treated - control, other - less
+  effect: Effect = find_effect(treated, control, expected=outcome.expected)
   verdict = judge(
     effect,
     expected=outcome.expected,

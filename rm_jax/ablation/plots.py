@@ -5,6 +5,7 @@ import os
 from rm_jax.ablation.design import Design
 from rm_jax.evals import canvas
 
+ROOMY = 16  # outcomes or arms; where there are more they stand closer
 COLOURS = {
   "reproduced": canvas.GREEN,
   "reversed": canvas.RED,
@@ -23,8 +24,10 @@ def plot_experiment(
   metric over train steps, or by arm and seed where there are no curves.
   """
   rows = len(design.outcomes)
+  count = max(rows, len(design.arms))
+  many = max(0, count - ROOMY)
   figure, (left, right) = canvas.new(
-    3.4 + 0.35 * max(rows, len(design.arms)), 1, 2
+    3.4 + 0.35 * (count - many) + 0.15 * many, 1, 2
   )
   for place, (outcome, told) in enumerate(
     zip(design.outcomes, results["outcomes"], strict=True)
@@ -56,6 +59,9 @@ def plot_experiment(
   else:
     _arms(right, design, results, metric)
   right.grid(alpha=0.3)
+  if many:
+    for axes in (left, right):
+      axes.tick_params(axis="y", labelsize=7)
   figure.suptitle(design.title, fontsize=11)
   canvas.write(figure, path)
 

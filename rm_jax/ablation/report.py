@@ -1,8 +1,9 @@
 """results.json of experiments to the tables, words and pictures of READMEs.
 
-A README holds marks, `<!-- verdict -->`, `<!-- table -->`, `<!-- run -->` and,
-of the summary, `<!-- experiments -->`; what stands between a mark and
-`<!-- end -->` is written here and nowhere else.
+A README holds marks, `<!-- verdict -->`, `<!-- table -->`, `<!-- run -->`,
+`<!-- panels -->` where the design has them and, of the summary,
+`<!-- experiments -->`; what stands between a mark and `<!-- end -->` is written
+here and nowhere else.
 """
 
 import json
@@ -20,9 +21,10 @@ from rm_jax.ablation.design import (
 from rm_jax.types import UserError
 
 README = "README.md"
-PLOT = "plot.png"
+PLOT, PANELS = "plot.png", "panels.png"
 MARK = re.compile(
-  r"<!-- (verdict|table|run|experiments)(?: (\w+))? -->\n.*?<!-- end -->",
+  r"<!-- (verdict|table|run|panels|experiments)(?: (\w+))? -->\n"
+  r".*?<!-- end -->",
   re.DOTALL,
 )
 
@@ -51,12 +53,15 @@ def read_results(design: Design) -> dict | None:
 
 def render(design: Design) -> None:
   """Writes the picture and README of an experiment, and the summary."""
+  from rm_jax.ablation.panels import plot_panels
   from rm_jax.ablation.plots import plot_experiment
 
   folder = design.path.parent
   results = read_results(design)
   if results is not None:
     plot_experiment(design, results, folder / PLOT)
+    if design.panels:
+      plot_panels(design, results, folder / PANELS)
   for path in (folder / README, folder.parent / README):
     if not path.exists():
       raise UserError(f"{path} is missing: it holds the marks of the tables.")
@@ -96,6 +101,12 @@ def _written(design: Design, what: str) -> str:
       alt = f"{design.title}: effects with 95 % intervals"
       text += f"\n\n![{alt}]({PLOT})"
     return text
+  if what == "panels":
+    from rm_jax.ablation.panels import panels_table
+
+    titles = "; ".join(panel.title for panel in design.panels)
+    made = panels_table(design, results)
+    return f"![{design.title}: {titles}]({PANELS})\n\n{made}"
   return table(design, results) if what == "table" else how(design, results)
 
 

@@ -100,20 +100,24 @@ def _jobs(design: Design, *, quick: bool, tune: bool) -> list[Job]:
   return [
     Job(arm, seed, rate)
     for seed in design.tuning.seeds
-    for arm in design.arms
+    for arm in design.tuning.arms or design.arms
     for rate in design.tuning.rates
   ]
 
 
 def tuned(design: Design, found: dict[Job, dict]) -> str:
-  """The tuning metric by arm and rate, the best of each arm marked."""
-  tuning = design.tuning
+  """The tuning metric by arm and rate, the best of each arm marked.
+
+  Below it the arms from the best down, each at its own best rate: what a
+  design reads that carries the winner into further arms.
+  """
+  tuning, bests = design.tuning, {}
   rates = [f"{rate:g}" for rate in tuning.rates]
   lines = [
     f"| {tuning.metric}, seeds {tuning.seeds} | {' | '.join(rates)} |",
     f"|---|{'---|' * len(rates)}",
   ]
-  for arm in design.arms:
+  for arm in tuning.arms or design.arms:
     means = []
     for rate in tuning.rates:
       own = [
@@ -122,10 +126,11 @@ def tuned(design: Design, found: dict[Job, dict]) -> str:
         if (job.arm, job.rate) == (arm, rate)
       ]
       means.append(sum(own) / len(own))
-    best = min(means) if tuning.lower else max(means)
+    best = bests[arm] = min(means) if tuning.lower else max(means)
     cells = [f"**{m:.4f}**" if m == best else f"{m:.4f}" for m in means]
     lines.append(f"| {arm} | {' | '.join(cells)} |")
-  return "\n".join(lines)
+  order = sorted(bests, key=bests.get, reverse=not tuning.lower)
+  return "\n".join([*lines, "", f"From the best down: {', '.join(order)}."])
 
 
 def _say_failed(failed: list[Failed], count: int, out: pathlib.Path) -> None:

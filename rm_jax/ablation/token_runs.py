@@ -45,11 +45,41 @@ def groups_of(config, texts: Texts, picks, *, task: int = 0, **how) -> Dataset:
   return dataset(texts, picks, own.reading, own.supervision, **how)
 
 
-def groups_to_score(texts: Texts, count: int | None = None) -> Dataset:
-  """All completions of the first `count` prompts, to be scored by any arm."""
-  c = token_config(seed=0, steps=2, groups=1, loss="bradley_terry", rate=0.0)
-  reading = read_tasks(c)[0].reading
-  return dataset_to_score(texts, whole(texts)[:count], reading)
+def groups_to_score(
+  texts: Texts, count: int | None = None, *, config=None
+) -> Dataset:
+  """All completions of the first `count` prompts, to be scored by any arm.
+
+  Args:
+    config: of the arm, where its rows are not those of `token_config`.
+  """
+  c = config or _to_score()
+  return dataset_to_score(texts, whole(texts)[:count], read_tasks(c)[0].reading)
+
+
+def _to_score() -> ConfigDict:
+  return token_config(seed=0, steps=2, groups=1, loss="bradley_terry", rate=0.0)
+
+
+def pool_to_score(texts: Texts, part: int) -> Dataset:
+  """As `groups_to_score`, for prompts with more completions than a batch.
+
+  Args:
+    part: completions that go together; divides those of a prompt. The scores
+      of a prompt's parts follow each other: `pool_scores` puts them together.
+  """
+  count, k = texts.gold.shape
+  picks = [
+    (group, tuple(range(start, start + part)))
+    for group in range(count)
+    for start in range(0, k, part)
+  ]
+  return dataset_to_score(texts, picks, read_tasks(_to_score())[0].reading)
+
+
+def pool_scores(scored: Scored, texts: Texts) -> np.ndarray:
+  """Scores of `pool_to_score`, float64 [G, K]."""
+  return scores_of(scored).reshape(texts.gold.shape)
 
 
 def whole(texts: Texts) -> list:

@@ -4,37 +4,59 @@ The losses are those of rm_jax.losses on scores theta . features, in numpy so
 that hundreds of fits take seconds.
 """
 
+import functools
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.special import expit
+from scipy.special import expit, logsumexp
 
 STEPS = 50
 CLOSE = 1e-10  # of the Newton step
+ROUNDS = 200  # of expectation and maximisation
+GAINED = 1e-6  # nats per ranking in a round: from there on it is at its end
+
+
+class Mixture(NamedTuple):
+  """Populations of judges: the weights of each, and how many belong to it."""
+
+  thetas: Float[np.ndarray, "C d"]
+  shares: Float[np.ndarray, " C"]
 
 
 def plackett_luce_terms(
-  theta: Float[np.ndarray, " d"], features: Float[np.ndarray, "N K d"]
+  theta: Float[np.ndarray, " d"],
+  features: Float[np.ndarray, "N K d"],
+  weights: Float[np.ndarray, "N I"] | float = 1.0,
 ) -> tuple[float, np.ndarray, np.ndarray]:
   """(mean loss, gradient [d], Hessian [d, d]) of rankings, best item first.
 
-      loss = 1/N sum_n sum_i logsumexp_{j >= i} (s_j - s_i)
+      loss = 1/N sum_n sum_i w_ni logsumexp_{j >= i} (s_j - s_i)
 
-  Source: Plackett 1975; Zhu et al. 2023, arXiv:2301.11270, MLE_K.
+  Source: Plackett 1975; Zhu et al. 2023, arXiv:2301.11270, MLE_K. With weight 0
+  from place k on it is the likelihood of the first k places: the order of the
+  items below is not read.
+
+  Args:
+    weights: of each choice, I = K - 1, or of whole rankings with I = 1.
   """
   scores = features @ theta
   scores = scores - scores.max(1, keepdims=True)
-  weights = np.exp(scores)
+  odds = np.exp(scores)
   # Of items i and below, for every place i but the last.
-  total = np.cumsum(weights[:, ::-1], 1)[:, ::-1][:, :-1]
-  chance = weights[:, None, :] / total[..., None]  # [N, K - 1, K]
+  total = np.cumsum(odds[:, ::-1], 1)[:, ::-1][:, :-1]
+  chance = odds[:, None, :] / total[..., None]  # [N, K - 1, K]
   chance = np.triu(np.ones(chance.shape[1:])) * chance
-  loss = np.sum(np.log(total) - scores[:, :-1]) / len(scores)
+  weights = np.broadcast_to(weights, total.shape)
+  loss = np.sum(weights * (np.log(total) - scores[:, :-1])) / len(scores)
   mean = chance @ features  # [N, K - 1, d]
-  gradient = (mean - features[:, :-1]).sum((0, 1)) / len(scores)
-  spread = chance.sum(1)  # [N, K]
+  gradient = np.einsum("ni,nid->d", weights, mean - features[:, :-1])
+  gradient = gradient / len(scores)
+  spread = (weights[..., None] * chance).sum(1)  # [N, K]
   d = features.shape[-1]
   flat, means = features.reshape(-1, d), mean.reshape(-1, d)
-  hessian = flat.T @ (spread.reshape(-1, 1) * flat) - means.T @ means
+  hessian = flat.T @ (spread.reshape(-1, 1) * flat)
+  hessian = hessian - means.T @ (weights.reshape(-1, 1) * means)
   return float(loss), gradient, hessian / len(scores)
 
 
@@ -54,15 +76,20 @@ def pairwise_terms(
   return float(loss), gradient, hessian / len(score)
 
 
-def fit(terms, data: np.ndarray) -> Float[np.ndarray, " d"]:
+def fit(
+  terms, data: np.ndarray, *, start: Float[np.ndarray, " d"] | None = None
+) -> Float[np.ndarray, " d"]:
   """The theta that minimises the loss `terms` on `data`, by Newton steps.
 
   Steps that raise the loss are halved.
 
+  Args:
+    start: where the steps begin; None: at 0.
+
   Raises:
     ValueError: no minimum was reached, as where the data are separable.
   """
-  theta = np.zeros(data.shape[-1])
+  theta = np.zeros(data.shape[-1]) if start is None else start
   loss, gradient, hessian = terms(theta, data)
   for _ in range(STEPS):
     step = np.linalg.solve(hessian, gradient)
@@ -79,6 +106,78 @@ def fit(terms, data: np.ndarray) -> Float[np.ndarray, " d"]:
     f"no minimum after {STEPS} Newton steps: {len(data)} items are too few for "
     f"{data.shape[-1]} weights, or separable."
   )
+
+
+def ranking_log_likelihoods(
+  thetas: Float[np.ndarray, "C d"], features: Float[np.ndarray, "N K d"]
+) -> Float[np.ndarray, "N C"]:
+  """Plackett-Luce log-likelihood of each ranking under each population."""
+  scores = np.einsum("nkd,cd->nck", features, thetas)
+  below = np.logaddexp.accumulate(scores[..., ::-1], axis=-1)[..., ::-1]
+  return (scores - below).sum(-1)
+
+
+def mixture_log_likelihoods(
+  mixture: Mixture, features: Float[np.ndarray, "N K d"]
+) -> Float[np.ndarray, " N"]:
+  """log sum_c share_c P(ranking | population c), one value per ranking."""
+  each = ranking_log_likelihoods(mixture.thetas, features)
+  return logsumexp(each + np.log(mixture.shares), axis=1)
+
+
+def memberships(
+  mixture: Mixture, features: Float[np.ndarray, "N K d"]
+) -> Float[np.ndarray, "N C"]:
+  """P(population | ranking)."""
+  each = ranking_log_likelihoods(mixture.thetas, features)
+  each = each + np.log(mixture.shares)
+  return np.exp(each - logsumexp(each, axis=1, keepdims=True))
+
+
+def fit_mixture(
+  features: Float[np.ndarray, "N K d"],
+  *,
+  components: int,
+  starts: int,
+  rng: np.random.Generator,
+) -> Mixture:
+  """Populations of Plackett-Luce judges by expectation and maximisation.
+
+  Source: Liu et al. 2019, Learning Plackett-Luce mixtures from partial
+  preferences; the model is theirs, the features are not.
+
+  Args:
+    starts: how often it begins anew, around the single fit; the likelihood has
+      several maxima, and the highest that was found is returned.
+  """
+  single = fit(plackett_luce_terms, features)
+  found = []
+  for _ in range(starts):
+    thetas = single + rng.standard_normal((components, len(single)))
+    mixture = Mixture(thetas, np.full(components, 1 / components))
+    before = -np.inf
+    for _ in range(ROUNDS):
+      belongs = memberships(mixture, features)
+      mixture = _maximise(mixture, features, belongs)
+      now = mixture_log_likelihoods(mixture, features).mean()
+      if now - before < GAINED:
+        break
+      before = now
+    found.append((now, mixture))
+  return max(found, key=lambda one: one[0])[1]
+
+
+def _maximise(mixture: Mixture, features, belongs) -> Mixture:
+  """Each population fitted to the rankings as far as they belong to it."""
+  thetas = [
+    fit(
+      functools.partial(plackett_luce_terms, weights=own[:, None]),
+      features,
+      start=theta,
+    )
+    for theta, own in zip(mixture.thetas, belongs.T, strict=True)
+  ]
+  return Mixture(np.stack(thetas), belongs.mean(0))
 
 
 def pair_differences(

@@ -169,6 +169,21 @@ def _shape(common, width, layers, heads, kv_heads, head_dim, mlp_width, rest):
   )
 
 
+def _mini(width):
+  return DecoderConfig(
+    vocab_size=64,
+    width=width,
+    layers=2,
+    heads=4,
+    kv_heads=4,
+    head_dim=width // 4,
+    mlp_width=3 * width,
+    rope_theta=1e4,
+    norm_eps=1e-5,
+    tied=True,
+  )
+
+
 SIZES = {
   # Ours: odd enough (grouped heads, head_dim not width / heads) to catch
   # mix-ups, small enough to compile in a second.
@@ -185,17 +200,10 @@ SIZES = {
     tied=True,
   ),
   # Ours: the miniature experiments on token worlds; 300 train steps in seconds.
-  "mini": DecoderConfig(
-    vocab_size=64,
-    width=32,
-    layers=2,
-    heads=4,
-    kv_heads=4,
-    head_dim=8,
-    mlp_width=96,
-    rope_theta=1e4,
-    norm_eps=1e-5,
-    tied=True,
-  ),
+  "mini": _mini(32),
+  # Widths of their studies of size.
+  "mini_8": _mini(8),
+  "mini_16": _mini(16),
+  "mini_64": _mini(64),
   **{name: _shape(*row) for name, row in TABLE.items()},
 }

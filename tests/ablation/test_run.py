@@ -1,9 +1,11 @@
 """The verb `experiment`: jobs in processes, resumed, failed, judged."""
 
 import json
+import math
 import os
 import pathlib
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -180,6 +182,79 @@ def test_tuning_names_the_best_rate_of_each_arm(tmp_path, capsys):
   assert out.count("**") == 4 and not (folder / "toy/results.json").exists()
 
 
+def rewrite(folder, *change):
+  """The toy's file with one place of it changed."""
+  path = folder / "toy/mini.py"
+  text = path.read_text().replace(*change)
+  assert text != path.read_text()
+  path.write_text(text)
+
+
+FOUR = (
+  'arms=dict(more="one more", less="one less")',
+  'arms=dict(more="1", less="2", best="3", worst="4")',
+)
+
+
+def test_tuning_of_some_arms_runs_those_and_puts_them_in_order(
+  tmp_path, capsys
+):
+  folder = write_toy(tmp_path)
+  rewrite(folder, *FOUR)
+  rewrite(folder, "lower=False)", 'lower=False, arms=("less", "more"))')
+  jobs = [Job(a, 100, r) for a in ("more", "less") for r in (0.1, 1.0)]
+  do_jobs(folder, jobs)
+  assert in_process(folder, tune=True) == 0  # no job of the others is missing
+  assert capsys.readouterr().out.endswith("From the best down: more, less.\n")
+
+
+def test_an_interaction_is_a_difference_of_differences(tmp_path):
+  # (more - less) - (best - worst), seed by seed: wrong signs, the spread of
+  # means instead of the differences'.
+  folder = write_toy(tmp_path)
+  rewrite(folder, *FOUR)
+  rewrite(folder, 'published="+2"', 'minus=("best", "worst"), published="+2"')
+  arms = ("more", "less", "best", "worst")
+  do_jobs(folder, [Job(a, seed) for seed in range(8) for a in arms])
+  assert in_process(folder) == 0
+  results = json.loads((folder / "toy/results.json").read_text())
+  each = [
+    v["more/size"] - v["less/size"] - v["best/size"] + v["worst/size"]
+    for v in results["per_seed"].values()
+  ]
+  told = results["outcomes"][0]
+  assert told["mean"] == pytest.approx(sum(each) / 8)
+  spread = statistics.stdev(each) / math.sqrt(8)
+  assert told["high"] - told["mean"] == pytest.approx(2.364624 * spread)
+
+
+PANELS = """
+  panels=(
+    dict(title="here", metrics=dict(size="S", tokens="T"),
+         gains=dict(gain=("more", "less"))),
+    dict(title="there", metrics=dict(size="S"),
+         gains=dict(loss=("less", "more"))),
+  ),
+  tuning="""
+
+
+def test_panels_are_drawn_and_their_table_is_paired_over_seeds(tmp_path):
+  folder = write_toy(tmp_path)
+  rewrite(folder, "\n  tuning=", PANELS)
+  readme = folder / "toy/README.md"
+  readme.write_text(readme.read_text() + "\n<!-- panels -->\n<!-- end -->\n")
+  do_jobs(folder, EVERY)
+  assert in_process(folder) == 0
+  told = json.loads((folder / "toy/results.json").read_text())["outcomes"][0]
+  text = readme.read_text()
+  whole = f"{told['mean']:+.4f} [{told['low']:+.4f}, {told['high']:+.4f}]"
+  assert f"| here | gain | {whole} | +0.0000 [+0.0000, +0.0000] |" in text
+  back = f"{-told['mean']:+.4f} [{-told['high']:+.4f}, {-told['low']:+.4f}]"
+  assert f"| there | loss | {back} |  |" in text
+  assert "![Toy: here; there](panels.png)" in text
+  assert (folder / "toy/panels.png").stat().st_size > 5_000
+
+
 @pytest.mark.parametrize(
   "change, message",
   [
@@ -188,16 +263,19 @@ def test_tuning_names_the_best_rate_of_each_arm(tmp_path, capsys):
       "'more than less' names arm 'most'. Known: more, less",
     ),
     (("above=0.0", "above=0.0, below=1.0"), "needs one of above and below"),
+    (
+      ("\n  tuning=", PANELS.replace('"less", "more"', '"less", "moer"')),
+      "'there, loss' names arm 'moer'",
+    ),
+    (('published="+2"', 'minus=("most", "less")'), "names arm 'most'"),
+    (("lower=False)", 'lower=False, arms=("most",))'), "'tuning' names arm"),
     (('falsified="less is more",', ""), r"lacks \['falsified'\]"),
     (("import time", "import tim"), r"mini.py:5: ModuleNotFoundError"),
   ],
 )
 def test_a_design_that_is_not_whole_is_named(tmp_path, change, message):
   folder = write_toy(tmp_path)
-  path = folder / "toy/mini.py"
-  text = path.read_text().replace(*change)
-  assert text != path.read_text()
-  path.write_text(text)
+  rewrite(folder, *change)
   with pytest.raises(UserError, match=message):
     load_design(folder, "toy", "mini")
 

@@ -9,6 +9,7 @@ from scipy.stats import norm
 from rm_jax.ablation.token_runs import groups_of, token_config, whole
 from rm_jax.data.text_world.labellers import ranking_probability
 from rm_jax.data.worlds import labellers, linear, utility
+from rm_jax.data.worlds.groups import chained, tokens_of, with_margins
 from rm_jax.data.worlds.utility import draw_texts, draw_world
 
 
@@ -91,6 +92,29 @@ def test_a_pair_is_chosen_then_rejected_with_its_strength():
   assert data.groups[0].comparisons.tolist() == [[0, 1]]
 
 
+def test_a_margin_reads_the_ratings_of_its_pair():
+  # Wrong: ratings by place in the pick, or sorted so that none contradicts.
+  _, t = texts(prompts=3)
+  rated = np.array([[1, 5, 2, 4], [3, 3, 3, 3], [2, 1, 1, 5]])
+  c = token_config(
+    seed=0, steps=2, groups=2, loss="bradley_terry_margin", rate=1e-3
+  )
+  c.loss.margin = "rating_difference"
+  data = groups_of(c, t, [(0, (1, 0)), (2, (2, 3))], ratings=rated)
+  assert [g.margins.tolist() for g in data.groups] == [[4.0], [-4.0]]
+  assert data.groups[1].comparisons.tolist() == [[0, 1]]
+  c.loss.margin = "record"
+  data = groups_of(c, t, [(0, (1, 0)), (2, (2, 3))], margins=[0.5, -2.0])
+  assert [g.margins.tolist() for g in data.groups] == [[0.5], [-2.0]]
+  other = with_margins(data, [4.0, -4.0])
+  c.loss.margin = "rating_difference"
+  want = groups_of(c, t, [(0, (1, 0)), (2, (2, 3))], ratings=rated)
+  for made, built in zip(other.groups, want.groups, strict=True):
+    assert made.margins.dtype == built.margins.dtype
+    assert made.margins.tolist() == built.margins.tolist()
+  assert data.groups[0].margins.tolist() == [0.5]  # not changed in place
+
+
 def test_the_safety_token_is_as_frequent_as_asked_and_gold_ignores_it():
   world, t = texts(unsafe=0.2)
   unsafe = utility.is_unsafe(t.completions)
@@ -116,6 +140,29 @@ def test_preferences_and_strengths_have_their_frequencies(difference):
   chances = labellers.strength_probabilities(difference)
   assert chances.sum() == pytest.approx(1.0)
   assert chances[3] == pytest.approx(norm.cdf((abs(difference) - 1.5) / 0.3))
+
+
+def test_a_chain_holds_the_completions_in_their_order():
+  # Wrong: an end that is lost, gold that stays where its completion was.
+  _, t = texts(prompts=3)
+  order = np.array([[2, 0], [1, 3], [0, 1]])
+  chain = chained(t, order)
+  for g, (a, b) in enumerate(order):
+    first, second = tokens_of(t, g, a), tokens_of(t, g, b)[utility.PROMPT :]
+    assert tokens_of(chain, g, 0).tolist() == first.tolist()
+    assert tokens_of(chain, g, 1).tolist() == [*first, *second]
+    assert chain.gold[g].tolist() == t.gold[g, [a, b]].tolist()
+
+
+@pytest.mark.parametrize("gold", [-1.5, 0.0, 0.5])
+def test_ratings_have_their_frequencies(gold):
+  n = 20_000
+  rated = labellers.ratings(np.random.default_rng(5), np.full(n, gold))
+  for r, threshold in enumerate((-1.2, -0.4, 0.4, 1.2), start=1):
+    assert near((rated > r).mean(), norm.cdf((gold - threshold) / 0.3), n)
+  chances = labellers.rating_probabilities(gold)
+  assert chances.sum() == pytest.approx(1.0) and len(chances) == 5
+  assert chances[0] == pytest.approx(norm.cdf((-1.2 - gold) / 0.3))
 
 
 def test_rankings_have_the_frequencies_of_their_model():
@@ -152,6 +199,20 @@ def test_linear_rankings_have_the_frequencies_of_their_model():
   right = gap > 0
   want = np.mean(1 / (1 + np.exp(-np.abs(gap))))
   assert near(right.mean(), want, len(gap))
+
+
+def test_two_populations_agree_but_for_the_last_feature():
+  data = linear.draw_mixed(
+    np.random.default_rng(6), count=20_000, k=2, d=3, size=1.0, style=0.5
+  )
+  sum_, gap = data.thetas[0] + data.thetas[1], data.thetas[0] - data.thetas[1]
+  assert np.linalg.norm(sum_ / 2) == pytest.approx(math.sqrt(3))
+  assert sum_[2] == 0.0 and gap == pytest.approx([0, 0, math.sqrt(3)])
+  assert near(data.population.mean(), 0.5, 20_000)
+  reward = np.einsum("nkd,nd->nk", data.features, data.thetas[data.population])
+  ahead = reward[:, 0] - reward[:, 1]
+  want = np.mean(1 / (1 + np.exp(-np.abs(ahead))))
+  assert near(np.mean(ahead > 0), want, 20_000)
 
 
 def test_a_bandit_shows_one_pair_often_and_one_once():

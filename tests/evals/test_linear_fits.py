@@ -5,7 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rm_jax.data.worlds.linear import draw_bandit, draw_ranked, ranked_pairs
+from rm_jax.data.worlds.linear import (
+  draw_bandit,
+  draw_mixed,
+  draw_ranked,
+  ranked_pairs,
+)
 from rm_jax.evals import linear_fits as fits
 from rm_jax.losses import LOSSES
 
@@ -51,6 +56,64 @@ def test_terms_are_those_of_the_losses():
     assert value == pytest.approx(float(want[0]), rel=1e-5)
     np.testing.assert_allclose(gradient, want[1], atol=1e-5)
     np.testing.assert_allclose(hessian, want[2], atol=1e-4)
+
+
+def test_weights_of_places_and_of_rankings_are_those_of_the_losses():
+  # Wrong: a gradient without the weights, places counted from the last.
+  data = ranked()
+  theta = np.array([0.5, -1.0, 0.3])
+  scores = jnp.asarray(data.features @ theta, jnp.float32)
+  ranks = jnp.broadcast_to(jnp.arange(4), scores.shape)
+  where = jnp.ones(scores.shape, bool)
+  top = LOSSES["plackett_luce_top"](scores, ranks, where, top=2)
+  first = (np.arange(3) < 2).astype(float)
+  half = np.arange(40)[:, None] % 2
+  value, gradient, hessian = fits.plackett_luce_terms(
+    theta, data.features, first * half
+  )
+  assert value == pytest.approx(float((half[:, 0] * top).sum() / 40), rel=1e-5)
+  for n, step in enumerate(1e-5 * np.eye(3)):  # slopes of what is above
+    ahead, behind = (
+      fits.plackett_luce_terms(theta + s, data.features, first * half)
+      for s in (step, -step)
+    )
+    assert gradient[n] == pytest.approx((ahead[0] - behind[0]) / 2e-5, abs=1e-7)
+    np.testing.assert_allclose(
+      hessian[n], (ahead[1] - behind[1]) / 2e-5, atol=1e-7
+    )
+
+
+def test_likelihoods_of_populations_add_up():
+  data = ranked(count=6)
+  thetas = np.array([[0.5, -1.0, 0.3], [0.0, 0.0, 0.0]])
+  own = fits.ranking_log_likelihoods(thetas, data.features)
+  assert own[:, 1] == pytest.approx(-np.log(24.0))  # 4 items, all orders alike
+  loss, *_ = fits.plackett_luce_terms(thetas[0], data.features)
+  assert own[:, 0].mean() == pytest.approx(-loss)
+  mixture = fits.Mixture(thetas, np.array([0.3, 0.7]))
+  want = np.log(0.3 * np.exp(own[:, 0]) + 0.7 / 24)
+  assert fits.mixture_log_likelihoods(mixture, data.features) == pytest.approx(
+    want
+  )
+  belongs = fits.memberships(mixture, data.features)
+  assert belongs[:, 0] == pytest.approx(0.3 * np.exp(own[:, 0] - want))
+
+
+def test_a_mixture_finds_who_ranked():
+  # Wrong: components that stay alike, memberships that do not reach the fit.
+  data = draw_mixed(
+    np.random.default_rng(6), count=800, k=7, d=4, size=1.0, style=1.5
+  )
+  found = fits.fit_mixture(
+    data.features, components=2, starts=2, rng=np.random.default_rng(7)
+  )
+  errors = ((found.thetas[None] - data.thetas[:, None]) ** 2).sum(-1)
+  assert errors.min(1).max() < 0.1 * errors.max()
+  assert sorted(errors.argmin(1)) == [0, 1]
+  assert found.shares == pytest.approx([0.5, 0.5], abs=0.06)
+  own = fits.memberships(found, data.features).argmax(1)
+  same = np.mean(own == data.population)
+  assert max(same, 1 - same) > 0.9
 
 
 def test_all_pairs_of_a_ranking_are_instructgpts_loss():

@@ -1,6 +1,7 @@
 """Worlds to token groups: what tokenised text is, from records on."""
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from rm_jax.data.loader import Dataset, Reading, Supervision, with_demands
 from rm_jax.data.split import prompt_key
@@ -14,6 +15,26 @@ def tokens_of(texts: Texts, group: int, k: int) -> np.ndarray:
   count = int(texts.lengths[group, k]) + 1
   own = texts.completions[group, k, :count]
   return np.concatenate([texts.prompts[group], own]).astype(np.int32)
+
+
+def chained(texts: Texts, order: Int[np.ndarray, "G K"]) -> Texts:
+  """Completions of a prompt behind each other: the k-th is read after k others.
+
+  Completion k of the result is the first k + 1 of `order`, each with its end,
+  and has the gold of the last of them. Scored at its end it is what a row of
+  all K under a plain causal mask gives there.
+  """
+  rows = np.arange(len(order))[:, None]
+  own = texts.completions[rows, order]
+  lengths, gold = texts.lengths[rows, order], texts.gold[rows, order]
+  count, k, width = own.shape
+  ends = np.cumsum(lengths + 1, 1)
+  joined = np.zeros((count, k * width), own.dtype)
+  for g in range(count):
+    parts = [own[g, i, : lengths[g, i] + 1] for i in range(k)]
+    joined[g, : ends[g, -1]] = np.concatenate(parts)
+  every = np.broadcast_to(joined[:, None], (count, k, k * width))
+  return Texts(texts.prompts, every, ends - 1, gold)
 
 
 def encoded_groups(texts: Texts, picks) -> list[Encoded]:
@@ -45,6 +66,8 @@ def dataset(
   *,
   ranks=None,
   strength=None,
+  ratings=None,
+  margins=None,
   labels=None,
   compare=None,
 ) -> Dataset:
@@ -54,6 +77,8 @@ def dataset(
     picks: of (group, completions); a pair is (chosen, rejected).
     ranks: int [G, K] by completion: the picks are rankings.
     strength: one per pick, of pairs.
+    ratings: [G, K] by completion, of pairs: what a margin may read.
+    margins: one per pick, of pairs: what the margin "record" reads.
     labels: float [G, K] by completion: the picks are outcomes.
     compare: per pick the comparisons (chosen, rejected, strength) of a group,
       by place in the pick.
@@ -73,8 +98,13 @@ def dataset(
       kind, more["ranks"] = "ranking", tuple(ranks[group, list(ks)].tolist())
     elif labels is not None:
       kind, more["labels"] = "outcome", tuple(labels[group, list(ks)].tolist())
-    elif strength is not None:
-      more["strength"] = float(strength[n])
+    else:
+      if strength is not None:
+        more["strength"] = float(strength[n])
+      if ratings is not None:
+        more["ratings"] = tuple(ratings[group, list(ks)].tolist())
+      if margins is not None:
+        more["margin"] = float(margins[n])
     record = Record(
       kind=kind,
       prompt=names[group],
@@ -93,6 +123,20 @@ def dataset(
     groups.append(made)
     prompts.append(prompt_key(record))
   return with_demands(groups, reading, [], {}, prompts)
+
+
+def with_margins(data: Dataset, margins: Float[np.ndarray, " C"]) -> Dataset:
+  """The same pairs with other margins: arms share what else they are made of.
+
+  Args:
+    margins: one per group, of groups with one comparison each.
+  """
+  told = np.asarray(margins, np.float32)[:, None]
+  groups = [
+    group._replace(margins=own)
+    for group, own in zip(data.groups, told, strict=True)
+  ]
+  return data._replace(groups=groups)
 
 
 def dataset_to_score(texts: Texts, picks, reading: Reading) -> Dataset:

@@ -11,6 +11,8 @@ from scipy.special import expit, ndtr
 TEMPERATURE = 0.5
 THRESHOLDS = (0.3, 0.8, 1.5)  # of strengths 0 | 1 | 2 | 3, in units of gold
 STRENGTH_NOISE = 0.3
+RATING_THRESHOLDS = (-1.2, -0.4, 0.4, 1.2)  # of ratings 1 | 2 | 3 | 4 | 5
+RATING_NOISE = 0.3
 # Standard deviation of the Gumbel noise of a Plackett-Luce ranking.
 GUMBEL_STD = np.pi / np.sqrt(6)
 NOISES = ("plackett_luce", "thurstone", "position_biased")
@@ -35,8 +37,13 @@ def strength_probabilities(difference) -> Float[np.ndarray, "*C 4"]:
 
   P(strength >= s) = Phi((|difference| - threshold_s) / STRENGTH_NOISE)
   """
-  size = np.abs(np.asarray(difference, np.float64))[..., None]
-  above = ndtr((size - np.asarray(THRESHOLDS)) / STRENGTH_NOISE)
+  size = np.abs(np.asarray(difference, np.float64))
+  return _levels(size, THRESHOLDS, STRENGTH_NOISE)
+
+
+def _levels(value, thresholds, noise):
+  """P(each level of value + normal noise), lowest first, on a last axis."""
+  above = ndtr((value[..., None] - np.asarray(thresholds)) / noise)
   ends = np.zeros((*above.shape[:-1], 1))
   return -np.diff(np.concatenate([ends + 1.0, above, ends], -1))
 
@@ -49,6 +56,20 @@ def strengths(rng, difference) -> Int[np.ndarray, "*C"]:
   size = np.abs(np.asarray(difference, np.float64))
   felt = size + STRENGTH_NOISE * rng.standard_normal(size.shape)
   return np.searchsorted(THRESHOLDS, felt, side="right")
+
+
+def rating_probabilities(gold) -> Float[np.ndarray, "*N 5"]:
+  """Chances of ratings 1 to 5 of one completion by itself.
+
+  P(rating > r) = Phi((gold - threshold_r) / RATING_NOISE)
+  """
+  return _levels(np.asarray(gold, np.float64), RATING_THRESHOLDS, RATING_NOISE)
+
+
+def ratings(rng, gold) -> Int[np.ndarray, "*N"]:
+  """How good, 1 to 5, each completion by itself: `rating_probabilities`."""
+  felt = gold + RATING_NOISE * rng.standard_normal(np.shape(gold))
+  return 1 + np.searchsorted(RATING_THRESHOLDS, felt, side="right")
 
 
 def pair_probability(difference, *, noise: str):

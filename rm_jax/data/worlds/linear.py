@@ -46,6 +46,42 @@ def draw_ranked(
   return Ranked(np.take_along_axis(features, order[..., None], 1), theta)
 
 
+class Mixed(NamedTuple):
+  """Rankings of two populations of judges; items stand from best to worst."""
+
+  features: Float[np.ndarray, "N K d"]
+  thetas: Float[np.ndarray, "2 d"]  # of each population
+  population: Int[np.ndarray, " N"]  # who ranked
+
+
+def draw_mixed(
+  rng: np.random.Generator,
+  *,
+  count: int,
+  k: int,
+  d: int,
+  size: float,
+  style: float,
+) -> Mixed:
+  """Plackett-Luce rankings of judges who agree but for style, half and half.
+
+      theta_c = quality +- taste
+
+  quality reads all features but the last, taste only the last one: `size` and
+  `style` are the standard deviations of the two parts of an item's reward.
+  """
+  quality, taste = rng.standard_normal(d), np.zeros(d)
+  quality[-1], taste[-1] = 0.0, style * np.sqrt(d)
+  quality *= size * np.sqrt(d) / np.linalg.norm(quality)
+  thetas = np.stack([quality + taste, quality - taste])
+  features = rng.standard_normal((count, k, d)) / np.sqrt(d)
+  population = rng.integers(2, size=count)
+  reward = np.einsum("nkd,nd->nk", features, thetas[population])
+  order = np.argsort(-(reward + rng.gumbel(size=(count, k))), axis=1)
+  ranked = np.take_along_axis(features, order[..., None], 1)
+  return Mixed(ranked, thetas, population)
+
+
 def ranked_pairs(k: int) -> Int[np.ndarray, "P 2"]:
   """(better, worse) places of all pairs of a ranking, best first."""
   return np.stack(np.triu_indices(k, 1), 1)
