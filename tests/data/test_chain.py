@@ -49,8 +49,10 @@ def test_labels_are_what_reading_the_lines_one_by_one_finds():
   names = {chain.FIRST_OPERATION + o: n for o, n in enumerate(chain.OPERATIONS)}
   names[chain.NEUTRAL] = "+0"
   seen = set()
+  rows, counts = chain.token_rows(problems, solutions)
   for g, k in np.ndindex(40, 50):
-    tokens = chain.tokens_of(problems, solutions, g, k).tolist()
+    tokens = rows[g, k, : counts[g, k]].tolist()
+    assert not rows[g, k, counts[g, k] :].any()
     asked = tokens[0] - chain.FIRST_LENGTH + chain.SHORTEST
     value = truth = tokens[1] - chain.FIRST_VALUE
     for name in operations_of(problems, g):
@@ -72,7 +74,7 @@ def test_labels_are_what_reading_the_lines_one_by_one_finds():
     assert solutions.outcome[g, k] == (value == truth)
     right = [all(follows[: i + 1]) for i in range(n)] + [False] * (10 - n)
     assert chain.prefix_right(solutions)[g, k].tolist() == right
-    ends = chain.line_ends(solutions, g, k)
+    ends = chain.line_end(np.arange(n))
     assert [tokens[e] - chain.FIRST_VALUE for e in ends] == (
       solutions.values[g, k, :n].tolist()
     )

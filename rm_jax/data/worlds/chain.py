@@ -290,29 +290,32 @@ def roll_out(
   return values == true_values(problems)[group, -1]
 
 
-def tokens_of(
-  problems: Problems, solutions: Solutions, group: int, k: int
-) -> Int[np.ndarray, " T"]:
-  """Prompt, lines and answer of one solution, int32.
+def token_rows(
+  problems: Problems, solutions: Solutions
+) -> tuple[Int[np.ndarray, "G K 24"], Int[np.ndarray, "G K"]]:
+  """(tokens of every solution, int32, 0 beyond its end; how many it has).
 
-  LENGTH start, then per line OPERATION value, then ANSWER value.
+  LENGTH start, then per line OPERATION value, then ANSWER value: the value of
+  line s is token `line_end(s)`, that of the answer the last one.
   """
-  count = int(solutions.lines[group, k])
-  done = solutions.done[group, k, :count]
-  operation = FIRST_OPERATION + problems.operations[group, done - 1]
-  operation = np.where(solutions.neutral[group, k, :count], NEUTRAL, operation)
-  lines = np.stack(
-    [operation, FIRST_VALUE + solutions.values[group, k, :count]], 1
-  )
-  prompt = [
-    FIRST_LENGTH + problems.lengths[group] - SHORTEST,
-    FIRST_VALUE + problems.starts[group],
-  ]
-  answer = [ANSWER, FIRST_VALUE + solutions.answers[group, k]]
-  return np.concatenate([prompt, lines.ravel(), answer]).astype(np.int32)
+  shape = solutions.lines.shape
+  group = np.arange(shape[0])[:, None, None]
+  out = np.zeros((*shape, ROW), np.int32)
+  out[..., 0] = FIRST_LENGTH + problems.lengths[:, None] - SHORTEST
+  out[..., 1] = FIRST_VALUE + problems.starts[:, None]
+  operation = problems.operations[group, np.maximum(solutions.done - 1, 0)]
+  operation = np.where(solutions.neutral, NEUTRAL, FIRST_OPERATION + operation)
+  ends, real = line_end(np.arange(LINES)), is_line(solutions)
+  out[..., ends - 1] = np.where(real, operation, 0)
+  out[..., ends] = np.where(real, FIRST_VALUE + solutions.values, 0)
+  count = PROMPT + 2 * solutions.lines + 2
+  last = (count - 1)[..., None]
+  answer = FIRST_VALUE + solutions.answers[..., None]
+  np.put_along_axis(out, last - 1, ANSWER, -1)
+  np.put_along_axis(out, last, answer.astype(np.int32), -1)
+  return out, count
 
 
-def line_ends(solutions: Solutions, group: int, k: int) -> np.ndarray:
-  """The token of each line's value, int32."""
-  count = int(solutions.lines[group, k])
-  return (PROMPT + 1 + 2 * np.arange(count)).astype(np.int32)
+def line_end(line):
+  """The token of a line's value, the same in every solution."""
+  return PROMPT + 1 + 2 * np.asarray(line)
