@@ -109,7 +109,7 @@ class TokenScores(NamedTuple):
 @functools.lru_cache(maxsize=16)
 def _compiled(spec: ModelSpec):
   def run(params, tokens, counts):
-    column = jnp.arange(tokens.shape[1])
+    column = jnp.arange(tokens.shape[1])[None]
     real = column < counts[:, None]
     zeros = jnp.zeros_like(tokens)
     forest = Forest(
