@@ -1,12 +1,14 @@
 """Step scores to solution scores: float64 loops, padding, ties, messages."""
 
+import doctest
 import math
+import pathlib
 
 import numpy as np
 import pytest
 from ragged_steps import own_steps, ragged
 
-from rm_jax import step_errors
+from rm_jax import step_errors, voting
 from rm_jax import step_scores as steps
 from rm_jax.types import UserError
 
@@ -126,3 +128,15 @@ def test_other_messages():
     steps.weighted(two, where, [0.0, 0.0])
   with pytest.raises(ValueError, match="solution 1"):
     steps.pad_steps([[0.5], 0.5])
+
+
+def test_the_page_prints_what_it_says():
+  page = pathlib.Path(__file__).parents[1] / "docs/steps.md"
+  found = doctest.testfile(str(page), module_relative=False)
+  assert found.attempted >= 8 and not found.failed
+
+
+@pytest.mark.parametrize("module", [steps, step_errors, voting])
+def test_examples(module):
+  found = doctest.testmod(module)
+  assert found.attempted and not found.failed

@@ -148,9 +148,9 @@ DESIGN = dict(
     ),
   ),
   sizes=dict(
-    whole=dict(steps=250, problems=4_000, test=400),
-    quick=dict(steps=60, problems=1_000, test=100),
-    two_steps=dict(steps=2, problems=60, test=20),
+    whole=dict(before=200, steps=100, problems=4_000, test=400),
+    quick=dict(before=100, steps=40, problems=1_000, test=100),
+    two_steps=dict(before=2, steps=2, problems=60, test=20),
   ),
   falsified=(
     "HL-Gauss has an RMSE more than 5 % above that of squared error under "
@@ -171,9 +171,12 @@ SAMPLES = 4  # solutions of a problem
 
 
 @functools.lru_cache(maxsize=1)
-def data(seed: int, problems: int, test: int):
-  """(problems, solutions, noise of their returns, held-out) of a seed."""
-  from rm_jax.ablation.chain_runs import hold
+def data(seed: int, before: int, problems: int, test: int):
+  """What the arms of a seed share.
+
+  (problems, solutions, noise of their returns, held-out, first backbone)
+  """
+  from rm_jax.ablation.chain_runs import first_backbone, hold
   from rm_jax.data.worlds import chain
 
   rng = np.random.default_rng([2403, 3950, seed])
@@ -183,7 +186,8 @@ def data(seed: int, problems: int, test: int):
     own = chain.draw_solutions(rng, drawn, generator(), count=SAMPLES)
     sides.append((drawn, own))
   noise = SCALE * rng.standard_t(FREEDOM, (problems, SAMPLES))
-  return *sides[0], noise, hold(*sides[1])
+  first = first_backbone(rng, seed, modulus=MODULUS, steps=before)
+  return *sides[0], noise, hold(*sides[1]), first
 
 
 def generator():
@@ -193,13 +197,13 @@ def generator():
   return Generator(ERROR, ERROR)
 
 
-def job(arm, seed, *, steps, problems, test, rate=None):
+def job(arm, seed, *, before, steps, problems, test, rate=None):
   """One arm at one seed: (metrics, no curve)."""
   from rm_jax.ablation.token_runs import costs
 
-  own, solutions, noise, held = data(seed, problems, test)
+  own, solutions, noise, held, first = data(seed, before, problems, test)
   returns = solutions.outcome.astype(float)
-  how = dict(seed=seed, steps=steps, rate=rate or RATES[arm])
+  how = dict(seed=seed, steps=steps, rate=rate or RATES[arm], first=first)
   side = (own, solutions, held)
   if arm == "identity":
     outcome, _ = values("bce", side, returns, **how)
@@ -216,7 +220,7 @@ def job(arm, seed, *, steps, problems, test, rate=None):
   return measures(found, held) | costs(fitted), []
 
 
-def values(loss, side, returns, *, seed, steps, rate, trace=None):
+def values(loss, side, returns, *, seed, steps, rate, first, trace=None):
   """(values [G, K, 10] at the lines of held-out solutions, the run)."""
   from scipy.special import softmax
 
@@ -243,7 +247,8 @@ def values(loss, side, returns, *, seed, steps, rate, trace=None):
   if trace is not None:
     c.loss.discount, c.loss.trace = 1.0, trace
   train = runs.to_learn(c, own, solutions, outcomes=returns)
-  fitted = runs.train(c, train, MODULUS)
+  start = runs.start_from(c, first, MODULUS)
+  fitted = runs.train(c, train, MODULUS, start=start)
   raw = runs.score_tokens(c, fitted.params, held).at_lines()
   if binned:
     return softmax(raw, -1) @ np.linspace(LOW, HIGH, BINS), fitted

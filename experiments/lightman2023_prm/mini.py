@@ -166,9 +166,11 @@ DESIGN = dict(
     ),
   ),
   sizes=dict(
-    whole=dict(steps=200, problems=1_600, samples=4, few=100, test=150),
-    quick=dict(steps=60, problems=400, samples=4, few=50, test=40),
-    two_steps=dict(steps=2, problems=40, samples=2, few=10, test=4),
+    whole=dict(
+      before=200, steps=100, problems=1_600, samples=4, few=100, test=150
+    ),
+    quick=dict(before=100, steps=40, problems=400, samples=4, few=50, test=40),
+    two_steps=dict(before=2, steps=2, problems=40, samples=2, few=10, test=4),
   ),
   falsified="the ORM of answers picks as well as the PRM or better, of 256",
   tuning=dict(
@@ -186,9 +188,14 @@ CANDIDATES = 64  # solutions of a problem to choose from
 
 
 @functools.lru_cache(maxsize=1)
-def data(seed: int, problems: int, samples: int, few: int, test: int):
-  """(training, few problems with many candidates, held-out) of a seed."""
-  from rm_jax.ablation.chain_runs import hold
+def data(
+  seed: int, before: int, problems: int, samples: int, few: int, test: int
+):
+  """What the arms of a seed share.
+
+  (training, few problems with many candidates, held-out, first backbone)
+  """
+  from rm_jax.ablation.chain_runs import first_backbone, hold
   from rm_jax.data.worlds import chain
 
   rng = np.random.default_rng([2305, 20050, seed])
@@ -197,33 +204,30 @@ def data(seed: int, problems: int, samples: int, few: int, test: int):
   for count, k in ((problems, samples), (few, CANDIDATES), (test, max(NS))):
     drawn = chain.draw_problems(rng, count=count, modulus=MODULUS, traps=TRAPS)
     sides.append((drawn, chain.draw_solutions(rng, drawn, generator, count=k)))
-  return *sides[:2], hold(*sides[2])
+  first = first_backbone(rng, seed, modulus=MODULUS, steps=before)
+  return *sides[:2], hold(*sides[2]), first
 
 
-def job(arm, seed, *, steps, problems, samples, few, test, rate=None):
+def job(arm, seed, *, before, steps, problems, samples, few, test, rate=None):
   """One arm at one seed: (metrics, no curve)."""
   from rm_jax.ablation.token_runs import costs
 
-  whole, small, held = data(seed, problems, samples, few, test)
-  rate = rate or RATES[arm]
+  whole, small, held, first = data(seed, before, problems, samples, few, test)
+  how = dict(steps=steps, rate=rate or RATES[arm], first=first)
   if arm == "majority":
     return vote(held.solutions), []
   if arm in PER_PROBLEM:
-    picks = choose(arm, seed, small, steps=steps, rate=rate)
-    scores, fitted = process_scores(
-      seed, small, held, picks=picks, steps=steps, rate=rate
-    )
+    picks = choose(arm, seed, small, **how)
+    scores, fitted = process_scores(seed, small, held, picks=picks, **how)
   elif arm == "prm":
-    scores, fitted = process_scores(seed, whole, held, steps=steps, rate=rate)
+    scores, fitted = process_scores(seed, whole, held, **how)
   else:
-    scores, fitted = outcome_scores(
-      arm, seed, whole, held, steps=steps, rate=rate
-    )
+    scores, fitted = outcome_scores(arm, seed, whole, held, **how)
   metrics = measures(scores, held.solutions)
   return metrics | costs(fitted), []
 
 
-def process_scores(seed, side, held, *, steps, rate, picks=None):
+def process_scores(seed, side, held, *, steps, rate, first, picks=None):
   """({rule: scores [G, K]} of a process reward model, its run)."""
   from scipy.special import softmax
 
@@ -243,7 +247,8 @@ def process_scores(seed, side, held, *, steps, rate, picks=None):
   )
   labels = up_to_first_error(side[1], neutral=0.5)
   train = runs.to_learn(c, *side, picks, steps=labels)
-  fitted = runs.train(c, train, MODULUS)
+  start = runs.start_from(c, first, MODULUS)
+  fitted = runs.train(c, train, MODULUS, start=start)
   classes = softmax(runs.score_tokens(c, fitted.params, held).at_lines(), -1)
   where = is_line(held.solutions)
   _, neutral, positive = np.moveaxis(classes, -1, 0)
@@ -258,7 +263,7 @@ def process_scores(seed, side, held, *, steps, rate, picks=None):
   }, fitted
 
 
-def outcome_scores(arm, seed, side, held, *, steps, rate):
+def outcome_scores(arm, seed, side, held, *, steps, rate, first):
   """({"last": scores [G, K]} of an outcome reward model, its run)."""
   from rm_jax.ablation import chain_runs as runs
 
@@ -275,12 +280,13 @@ def outcome_scores(arm, seed, side, held, *, steps, rate):
   if arm == "orm_oracle":
     right = solutions.first_error < 0
   train = runs.to_learn(c, *side, outcomes=right.astype(float))
-  fitted = runs.train(c, train, MODULUS)
+  start = runs.start_from(c, first, MODULUS)
+  fitted = runs.train(c, train, MODULUS, start=start)
   scores = runs.score_tokens(c, fitted.params, held)
   return {"last": scores.at_end()[..., 0]}, fitted
 
 
-def choose(arm, seed, side, *, steps, rate) -> list:
+def choose(arm, seed, side, **how) -> list:
   """(problem, solution) of what is labelled.
 
   Uniform: the first ones. Active: of each problem, by the score of a first
@@ -295,9 +301,7 @@ def choose(arm, seed, side, *, steps, rate) -> list:
     return [(g, k) for g in every for k in range(count)]
   one = [(g, 0) for g in every]
   candidates = hold(*side)
-  scores, _ = process_scores(
-    seed, side, candidates, picks=one, steps=steps, rate=rate
-  )
+  scores, _ = process_scores(seed, side, candidates, picks=one, **how)
   wrong = ~side[1].outcome
   picks = []
   for g in every:

@@ -104,9 +104,9 @@ DESIGN = dict(
     ),
   ),
   sizes=dict(
-    whole=dict(steps=250, problems=4_000, test=250),
-    quick=dict(steps=60, problems=1_000, test=60),
-    two_steps=dict(steps=2, problems=60, test=6),
+    whole=dict(before=200, steps=100, problems=4_000, test=250),
+    quick=dict(before=100, steps=40, problems=1_000, test=60),
+    two_steps=dict(before=2, steps=2, problems=60, test=6),
   ),
   falsified="the prefix AUC of pooled is not above that of the last token",
   tuning=dict(
@@ -124,9 +124,9 @@ CANDIDATES = 16  # solutions of a prompt, of which one right and one wrong stay
 
 
 @functools.lru_cache(maxsize=1)
-def data(seed: int, problems: int, test: int):
-  """(problems, solutions, picks to learn from, held-out) of a seed."""
-  from rm_jax.ablation.chain_runs import hold
+def data(seed: int, before: int, problems: int, test: int):
+  """(problems, solutions, picks to learn from, held-out, first backbone)."""
+  from rm_jax.ablation.chain_runs import first_backbone, hold
   from rm_jax.data.worlds import chain
 
   rng = np.random.default_rng([2502, 6781, seed])
@@ -144,15 +144,17 @@ def data(seed: int, problems: int, test: int):
     for g in both
     for k in (right[g].argmax(), (~right[g]).argmax())
   ]
-  return own, solutions, picks, hold(*side(test, N))
+  held = hold(*side(test, N))
+  first = first_backbone(rng, seed, modulus=MODULUS, steps=before)
+  return own, solutions, picks, held, first
 
 
-def job(arm, seed, *, steps, problems, test, rate=None):
+def job(arm, seed, *, before, steps, problems, test, rate=None):
   """One arm at one seed: (metrics, no curve)."""
   from rm_jax.ablation import chain_runs as runs
   from rm_jax.ablation.token_runs import costs
 
-  own, solutions, picks, held = data(seed, problems, test)
+  own, solutions, picks, held, first = data(seed, before, problems, test)
   c = runs.chain_config(
     seed=seed,
     steps=steps,
@@ -163,7 +165,8 @@ def job(arm, seed, *, steps, problems, test, rate=None):
   )
   right = solutions.outcome.astype(float)
   train = runs.to_learn(c, own, solutions, picks, outcomes=right)
-  fitted = runs.train(c, train, MODULUS)
+  start = runs.start_from(c, first, MODULUS)
+  fitted = runs.train(c, train, MODULUS, start=start)
   scores = runs.score_tokens(c, fitted.params, held)
   return measures(arm, scores, held) | costs(fitted), []
 

@@ -124,9 +124,9 @@ DESIGN = dict(
     ),
   ),
   sizes=dict(
-    whole=dict(steps=200, problems=1_600, samples=4, test=150),
-    quick=dict(steps=60, problems=400, samples=4, test=40),
-    two_steps=dict(steps=2, problems=40, samples=2, test=4),
+    whole=dict(before=200, steps=100, problems=1_600, samples=4, test=150),
+    quick=dict(before=100, steps=40, problems=400, samples=4, test=40),
+    two_steps=dict(before=2, steps=2, problems=40, samples=2, test=4),
   ),
   falsified="hard labels are ever more often right the more rollouts there are",
   tuning=dict(
@@ -144,9 +144,9 @@ SAMPLES = 64  # of a held-out problem
 
 
 @functools.lru_cache(maxsize=1)
-def data(seed: int, problems: int, samples: int, test: int):
-  """(problems, solutions, held-out) of a seed."""
-  from rm_jax.ablation.chain_runs import hold
+def data(seed: int, before: int, problems: int, samples: int, test: int):
+  """(problems, solutions, held-out, first backbone) of a seed."""
+  from rm_jax.ablation.chain_runs import first_backbone, hold
   from rm_jax.data.worlds import chain
 
   rng = np.random.default_rng([2312, 8935, seed])
@@ -156,7 +156,8 @@ def data(seed: int, problems: int, samples: int, test: int):
     sides.append(
       (drawn, chain.draw_solutions(rng, drawn, generator(), count=k))
     )
-  return *sides[0], hold(*sides[1])
+  first = first_backbone(rng, seed, modulus=MODULUS, steps=before)
+  return *sides[0], hold(*sides[1]), first
 
 
 def generator():
@@ -185,12 +186,12 @@ def rollout_shares(seed, problems, solutions, *, count: int) -> np.ndarray:
   return out
 
 
-def job(arm, seed, *, steps, problems, samples, test, rate=None):
+def job(arm, seed, *, before, steps, problems, samples, test, rate=None):
   """One arm at one seed: (metrics, no curve)."""
   from rm_jax.ablation import chain_runs as runs
   from rm_jax.ablation.token_runs import costs
 
-  own, solutions, held = data(seed, problems, samples, test)
+  own, solutions, held, first = data(seed, before, problems, samples, test)
   if arm.startswith("labels_"):
     return label_quality(seed, own, solutions, int(arm[7:])), []
   process = arm != "orm"
@@ -210,7 +211,8 @@ def job(arm, seed, *, steps, problems, samples, test, rate=None):
   else:
     right = solutions.outcome.astype(float)
     train = runs.to_learn(c, own, solutions, outcomes=right)
-  fitted = runs.train(c, train, MODULUS)
+  start = runs.start_from(c, first, MODULUS)
+  fitted = runs.train(c, train, MODULUS, start=start)
   scores = runs.score_tokens(c, fitted.params, held)
   return measures(process, scores, held) | costs(fitted), []
 

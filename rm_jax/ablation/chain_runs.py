@@ -16,11 +16,14 @@ from rm_jax.data.worlds.chain import Problems, Solutions, token_rows
 from rm_jax.data.worlds.chain_groups import solution_groups
 from rm_jax.metrics import best_of_n
 from rm_jax.models.sight import Forest
-from rm_jax.reward_model import ModelSpec
+from rm_jax.reward_model import ModelSpec, init_params
 from rm_jax.train.fit import Fitted, fit, spec_of
 from rm_jax.train.tasks import read_tasks
 
 CHUNK = 1_024  # rows of one evaluation batch
+# Of the backbone that all start from.
+FIRST_BATCH, FIRST_RATE = 64, 2e-2
+FIRST_ERROR, FIRST_NEUTRAL = 0.33, 0.1
 
 
 def chain_config(
@@ -62,6 +65,39 @@ def to_learn(
 def train(config, data: Dataset, modulus: int, **how) -> Fitted:
   """`fit` with the vocabulary of the world; nothing is scored."""
   return fit(config, data, None, vocabulary=chain.vocabulary(modulus), **how)
+
+
+def first_backbone(
+  rng: np.random.Generator, seed: int, *, modulus: int, steps: int
+) -> dict:
+  """The backbone that all arms of a seed start from, after `steps` train steps.
+
+  It stands for pretraining: it learnt whether a line follows from the one
+  before, on lines of which every third is wrong, and nothing of solutions.
+  From random parameters 200 train steps do not teach an outcome model what a
+  line is (loss 0.67 of 0.69), and every comparison with it would be one-sided.
+  """
+  c = chain_config(
+    seed=seed,
+    steps=steps,
+    batch=FIRST_BATCH,
+    loss="step_binary_cross_entropy",
+    pooling="step_ends",
+    rate=FIRST_RATE,
+  )
+  count = steps * FIRST_BATCH
+  problems = chain.draw_problems(rng, count=count, modulus=modulus)
+  often = chain.Generator(FIRST_ERROR, FIRST_ERROR, neutral=FIRST_NEUTRAL)
+  solutions = chain.draw_solutions(rng, problems, often, count=1)
+  data = to_learn(c, problems, solutions, steps=solutions.follows.astype(float))
+  return train(c, data, modulus).params["backbone"]
+
+
+def start_from(config, backbone: dict, modulus: int) -> dict:
+  """Parameters of a run with this backbone and a new head."""
+  spec = spec_of(config, chain.vocabulary(modulus))
+  params = init_params(spec, jax.random.key(config.seed))
+  return params | {"backbone": backbone}
 
 
 class Held(NamedTuple):

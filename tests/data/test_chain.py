@@ -36,9 +36,9 @@ def test_operations_are_what_they_are_called():
     got = chain.applied(o, np.arange(7), modulus=7)
     assert got.tolist() == [result(name, v, 7) for v in range(7)]
   one_to_one = [
-    len(set(chain.applied(o, np.arange(7), modulus=7))) for o in range(5)
+    len(set(chain.applied(o, np.arange(7), modulus=7))) for o in range(3)
   ]
-  assert one_to_one == [7, 7, 7, 7, 4]  # squares: 0, 1, 2, 4
+  assert one_to_one == [7, 7, 4]  # squares: 0, 1, 2, 4
 
 
 def test_labels_are_what_reading_the_lines_one_by_one_finds():

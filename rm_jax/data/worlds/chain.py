@@ -21,8 +21,7 @@ SHORTEST, LONGEST = 3, 8  # lines of a problem
 NEUTRALS = 2  # neutral lines of a solution at most
 LINES = LONGEST + NEUTRALS
 
-ADDENDS = (1, 2, 4)
-OPERATIONS = ("+1", "+2", "+4", "*2", "^2")
+OPERATIONS = ("+1", "*2", "^2")  # few: what each makes of a value is learnt
 SQUARE = OPERATIONS.index("^2")
 
 # Token ids: ANSWER, NEUTRAL, the operations, how many lines are asked, values.
@@ -72,11 +71,11 @@ def vocabulary(modulus: int) -> int:
 def applied(operations, values, *, modulus: int) -> np.ndarray:
   """What operations make of values, any shapes that broadcast."""
   table = [
-    *((np.arange(modulus) + k) % modulus for k in ADDENDS),
-    2 * np.arange(modulus) % modulus,
-    np.arange(modulus) ** 2 % modulus,
+    np.arange(modulus) + 1,
+    np.arange(modulus) * 2,
+    np.arange(modulus) ** 2,
   ]
-  return np.stack(table)[operations, values]
+  return (np.stack(table) % modulus)[operations, values]
 
 
 def draw_problems(
