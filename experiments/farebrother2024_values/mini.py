@@ -148,8 +148,8 @@ DESIGN = dict(
     ),
   ),
   sizes=dict(
-    whole=dict(before=200, steps=100, problems=4_000, test=400),
-    quick=dict(before=100, steps=40, problems=1_000, test=100),
+    whole=dict(before=300, steps=150, problems=4_000, test=400),
+    quick=dict(before=150, steps=60, problems=1_000, test=100),
     two_steps=dict(before=2, steps=2, problems=60, test=20),
   ),
   falsified=(
@@ -157,7 +157,7 @@ DESIGN = dict(
     "heavy-tailed returns"
   ),
   tuning=dict(
-    rates=(3e-3, 1e-2, 3e-2),
+    rates=(2e-3, 5e-3, 1e-2),
     seeds=(100, 101, 102, 103),
     metric="rmse",
     lower=True,
@@ -165,7 +165,7 @@ DESIGN = dict(
 )
 
 # Not tuned yet: the winners of --tune, on seeds 100 to 103, go here.
-RATES = dict.fromkeys(DESIGN["arms"], 1e-2)
+RATES = dict.fromkeys(DESIGN["arms"], 5e-3)
 BATCH = 64
 SAMPLES = 4  # solutions of a problem
 

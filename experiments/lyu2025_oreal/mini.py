@@ -104,13 +104,13 @@ DESIGN = dict(
     ),
   ),
   sizes=dict(
-    whole=dict(before=200, steps=100, problems=4_000, test=250),
-    quick=dict(before=100, steps=40, problems=1_000, test=60),
+    whole=dict(before=300, steps=150, problems=4_000, test=250),
+    quick=dict(before=150, steps=60, problems=1_000, test=60),
     two_steps=dict(before=2, steps=2, problems=60, test=6),
   ),
   falsified="the prefix AUC of pooled is not above that of the last token",
   tuning=dict(
-    rates=(3e-3, 1e-2, 3e-2),
+    rates=(2e-3, 5e-3, 1e-2),
     seeds=(100, 101, 102, 103),
     metric="outcome_auc",
     lower=False,
@@ -118,7 +118,7 @@ DESIGN = dict(
 )
 
 # Not tuned yet: the winners of --tune, on seeds 100 to 103, go here.
-RATES = dict.fromkeys(DESIGN["arms"], 1e-2)
+RATES = dict.fromkeys(DESIGN["arms"], 5e-3)
 BATCH = 64
 CANDIDATES = 16  # solutions of a prompt, of which one right and one wrong stay
 
@@ -193,7 +193,8 @@ def measures(arm, scores, held) -> dict[str, float]:
   where = chain.is_line(solutions)
   prefix = chain.prefix_right(solutions)
   # Half of what it learns from is right: that is what it knows before line 1.
-  at = largest_drop(sigmoid(lines), where, before=0.5)
+  chances = sigmoid(np.where(where, lines, 0.0))
+  at = largest_drop(chances, where, before=0.5)
   wrong = solutions.first_error >= 0
   return {
     "prefix_auc": roc_area(lines[where], prefix[where]),

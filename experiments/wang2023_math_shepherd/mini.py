@@ -124,13 +124,13 @@ DESIGN = dict(
     ),
   ),
   sizes=dict(
-    whole=dict(before=200, steps=100, problems=1_600, samples=4, test=150),
-    quick=dict(before=100, steps=40, problems=400, samples=4, test=40),
+    whole=dict(before=300, steps=150, problems=2_400, samples=4, test=150),
+    quick=dict(before=150, steps=60, problems=400, samples=4, test=40),
     two_steps=dict(before=2, steps=2, problems=40, samples=2, test=4),
   ),
   falsified="hard labels are ever more often right the more rollouts there are",
   tuning=dict(
-    rates=(3e-3, 1e-2, 3e-2),
+    rates=(2e-3, 5e-3, 1e-2),
     seeds=(100, 101, 102, 103),
     metric="accuracy_64",
     lower=False,
@@ -138,7 +138,7 @@ DESIGN = dict(
 )
 
 # Not tuned yet: the winners of --tune, on seeds 100 to 103, go here.
-RATES = dict.fromkeys(("hard", "soft", "orm"), 1e-2)
+RATES = dict.fromkeys(("hard", "soft", "orm"), 5e-3)
 BATCH = 64
 SAMPLES = 64  # of a held-out problem
 

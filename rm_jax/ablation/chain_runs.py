@@ -23,7 +23,7 @@ from rm_jax.train.tasks import read_tasks
 CHUNK = 1_024  # rows of one evaluation batch
 # Of the backbone that all start from.
 FIRST_BATCH, FIRST_RATE = 64, 2e-2
-FIRST_ERROR, FIRST_NEUTRAL = 0.33, 0.1
+FIRST_ERROR, FIRST_NEUTRAL = 0.2, 0.1
 
 
 def chain_config(
@@ -72,10 +72,10 @@ def first_backbone(
 ) -> dict:
   """The backbone that all arms of a seed start from, after `steps` train steps.
 
-  It stands for pretraining: it learnt whether a line follows from the one
-  before, on lines of which every third is wrong, and nothing of solutions.
-  From random parameters 200 train steps do not teach an outcome model what a
-  line is (loss 0.67 of 0.69), and every comparison with it would be one-sided.
+  It stands for pretraining: it learnt, at every line of other problems with
+  other errors, whether all lines so far follow, and nothing of answers. From
+  random parameters a run of this size does not teach an outcome model what a
+  line is, and every comparison with it would be one-sided.
   """
   c = chain_config(
     seed=seed,
@@ -89,7 +89,8 @@ def first_backbone(
   problems = chain.draw_problems(rng, count=count, modulus=modulus)
   often = chain.Generator(FIRST_ERROR, FIRST_ERROR, neutral=FIRST_NEUTRAL)
   solutions = chain.draw_solutions(rng, problems, often, count=1)
-  data = to_learn(c, problems, solutions, steps=solutions.follows.astype(float))
+  labels = chain.prefix_right(solutions).astype(float)
+  data = to_learn(c, problems, solutions, steps=labels)
   return train(c, data, modulus).params["backbone"]
 
 

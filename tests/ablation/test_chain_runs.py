@@ -143,3 +143,17 @@ def test_a_run_without_a_test_set_scores_nothing(side):
   fitted = runs.train(c, data, 5)
   assert fitted.scored is None and fitted.completions == 16
   assert np.isfinite(fitted.losses).all()
+
+
+def test_a_run_starts_from_the_backbone_with_a_head_of_its_own():
+  # Catches a run that starts from random parameters all the same.
+  rng = np.random.default_rng(5)
+  first = runs.first_backbone(rng, 0, modulus=5, steps=2)
+  c = config(head="steps", loss="step_cross_entropy", pooling="step_ends")
+  params = runs.start_from(c, first, 5)
+  same = jax.tree.map(np.array_equal, params["backbone"], first)
+  assert all(jax.tree.leaves(same))
+  random = init_params(spec_of(c, chain.vocabulary(5)), jax.random.key(0))
+  moved = jax.tree.map(np.array_equal, random["backbone"], first)
+  assert not all(jax.tree.leaves(moved))
+  assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, random)
