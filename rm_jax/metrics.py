@@ -48,6 +48,40 @@ def accuracy(
   return np.where(tied, TIE_CREDIT[ties], credit)
 
 
+def roc_area(
+  scores: Float[ArrayLike, "*N"], labels: Bool[ArrayLike, "*N"]
+) -> float:
+  """P(a true item scores higher than a false one), equal scores 1/2.
+
+  The area under the receiver operating characteristic: 1/2 is chance, no
+  threshold and no share of true items moves it. nan where one kind is missing.
+
+  Source: Mann and Whitney 1947, their statistic over the number of pairs.
+
+  Raises:
+    ValueError: the shapes differ, labels are not boolean, or a score is NaN.
+
+  Example:
+    >>> print(f"{roc_area([3.0, 1.0, 1.0], [True, True, False]):.4f}")
+    0.7500
+  """
+  _check_shapes("roc_area", scores=scores, labels=labels)
+  (scores,) = _numbers("roc_area", scores=scores)
+  labels = np.asarray(labels)
+  if labels.dtype != bool:
+    raise ValueError(
+      f"roc_area: expected boolean labels, got {labels.dtype}. Compare them "
+      "with a threshold."
+    )
+  false = np.sort(scores[~labels])
+  true = scores[labels]
+  if not len(false) or not len(true):
+    return math.nan
+  below = np.searchsorted(false, true, side="left")
+  up_to = np.searchsorted(false, true, side="right")
+  return float((below + up_to).sum() / (2 * len(true) * len(false)))
+
+
 def best_of_n(
   proxy: Float[ArrayLike, "G M"], gold: Float[ArrayLike, "G M"], n: int
 ) -> Float[np.ndarray, " G"]:

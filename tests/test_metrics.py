@@ -40,6 +40,23 @@ def test_accuracy_refuses_what_it_would_count_silently():
     metrics.accuracy([1.0], [0.0], ties="win")
 
 
+def test_roc_area_is_the_share_of_pairs_in_order():
+  # Catches ties that count as wins, and true and false swapped.
+  rng = np.random.default_rng(0)
+  scores, labels = rng.integers(0, 5, 60) / 2, rng.random(60) < 0.4
+  pairs = [
+    1.0 if a > b else 0.5 if a == b else 0.0
+    for a in scores[labels]
+    for b in scores[~labels]
+  ]
+  got = metrics.roc_area(scores, labels)
+  assert got == pytest.approx(math.fsum(pairs) / len(pairs))
+  assert metrics.roc_area(-scores, labels) == pytest.approx(1 - got)
+  assert math.isnan(metrics.roc_area(scores, np.ones(60, bool)))
+  with pytest.raises(ValueError, match="boolean labels, got float64"):
+    metrics.roc_area(scores, scores)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_best_of_n_equals_the_mean_over_all_subsets(data):

@@ -18,7 +18,7 @@ from rm_jax.config import validate
 from rm_jax.data.loader import Dataset, lay_step
 from rm_jax.models.sharding import make_mesh
 from rm_jax.models.sizes import SIZES
-from rm_jax.reward_model import init_params
+from rm_jax.reward_model import ModelSpec, init_params
 from rm_jax.train.evaluate import Scored, score_dataset
 from rm_jax.train.init import RANDOM, make_spec
 from rm_jax.train.optim import make_optimizer, make_schedule, split_trainable
@@ -30,7 +30,7 @@ from rm_jax.train.tasks import objective, read_tasks
 class Fitted(NamedTuple):
   """What a run gave."""
 
-  scored: Scored  # of the evaluation set, at the end
+  scored: Scored | None  # of the evaluation set, at the end
   more: dict  # name -> Scored of further sets, at the end
   curve: list  # of (train step, Scored of the curve's set)
   losses: list  # of every train step
@@ -42,7 +42,7 @@ class Fitted(NamedTuple):
 def fit(
   config,
   train: Dataset,
-  test: Dataset,
+  test: Dataset | None,
   *,
   vocabulary: int,
   parts: list | None = None,
@@ -55,6 +55,7 @@ def fit(
 
   Args:
     config: of rm_jax.config.base; config.init.from is "random:NAME".
+    test: None: nothing is scored at the end.
     vocabulary: how many token ids there are.
     parts: of `make_plan`: groups of several tasks.
     more: further sets that are scored at the end, by name.
@@ -62,9 +63,7 @@ def fit(
     start: parameters of an earlier run; None: drawn from config.seed.
   """
   validate(config)
-  name = config.init["from"].removeprefix(RANDOM)
-  decoder = dataclasses.replace(SIZES[name], vocab_size=vocabulary)
-  spec = make_spec(config, decoder, None)
+  spec = spec_of(config, vocabulary)
   loss = objective(read_tasks(config))
   plan = train_plan(config, train.demands, parts)
   optim = json.dumps(config.optim.to_dict(), sort_keys=True)
@@ -101,7 +100,15 @@ def fit(
   losses = [float(x) for x in jax.device_get(losses)]
   others = {name: score(data) for name, data in (more or {}).items()}
   last = jax.device_get(state.params)
-  return Fitted(score(test), others, drawn, losses, last, tokens, completions)
+  scored = None if test is None else score(test)
+  return Fitted(scored, others, drawn, losses, last, tokens, completions)
+
+
+def spec_of(config, vocabulary: int) -> ModelSpec:
+  """The reward model of a run on token groups."""
+  name = config.init["from"].removeprefix(RANDOM)
+  decoder = dataclasses.replace(SIZES[name], vocab_size=vocabulary)
+  return make_spec(config, decoder, None)
 
 
 def _optimizer(optim: str, num_train_steps: int):

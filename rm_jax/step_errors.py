@@ -1,0 +1,202 @@
+"""Scores of reasoning steps to the place of a mistake.
+
+Arrays as in rm_jax/step_scores.py: [..., S] with `where`; what stands where it
+is False takes no part. Steps are numbered from 0 among the real ones.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from rm_jax.metrics import first_error_f1
+from rm_jax.step_scores import check_steps
+from rm_jax.types import ArrayLike, UserError
+
+NO_ERROR = -1  # as ProcessBench writes it
+
+
+def first_error(
+  scores: Float[ArrayLike, "*G S"],
+  where: Bool[ArrayLike, "*G S"],
+  *,
+  threshold: float,
+) -> Int[np.ndarray, "*G"]:
+  """The first step whose score is below the threshold, from 0; -1: none.
+
+  A step exactly at the threshold is right.
+
+  Source: Zheng et al. 2024 (ProcessBench), arXiv:2412.06559, as its public code
+  does it.
+
+  Example:
+    >>> print(first_error([0.9, 0.5, 0.1], [True] * 3, threshold=0.5))
+    2
+  """
+  scores, where = check_steps("first_error", scores, where)
+  below = where & (scores < threshold)
+  return _place(below, where)
+
+
+def best_threshold(
+  scores: Float[ArrayLike, "N S"],
+  where: Bool[ArrayLike, "N S"],
+  gold: Int[ArrayLike, " N"],
+) -> tuple[float, float]:
+  """(threshold, F1) of the best `first_error_f1`; apply it to other data.
+
+  All thresholds that differ in what they find are tried: half way between
+  neighbouring step scores. Of equal F1 the lowest threshold.
+
+  Source: how ProcessBench treats scores that are no probabilities: the best on
+  one split, kept for all others.
+
+  Args:
+    gold: first wrong step from 0, -1: none.
+
+  Raises:
+    ValueError: as of `first_error`; gold lacks one of the two kinds.
+
+  Example:
+    >>> scores, where = [[0.9, 0.2], [0.8, 0.6]], [[True] * 2] * 2
+    >>> print("{:.2f} {:.2f}".format(*best_threshold(scores, where, [1, -1])))
+    0.40 1.00
+  """
+  scores, where = check_steps("best_threshold", scores, where)
+  values = np.unique(scores[where])
+  if not np.isfinite(first_error_f1(np.asarray(gold), np.asarray(gold))):
+    raise UserError(
+      "best_threshold: expected solutions with and without an error, got one "
+      "kind only: every threshold would be as good."
+    )
+  tried = [values[0], *((values[1:] + values[:-1]) / 2), values[-1] + 1.0]
+  best = (-1.0, 0.0)
+  for threshold in tried:
+    found = _place(where & (scores < threshold), where)
+    f1 = first_error_f1(found, gold)
+    if f1 > best[0]:
+      best = (f1, float(threshold))
+  return best[1], best[0]
+
+
+def largest_drop(
+  scores: Float[ArrayLike, "*G S"],
+  where: Bool[ArrayLike, "*G S"],
+  *,
+  before: float,
+) -> Int[np.ndarray, "*G"]:
+  """The step at which the score falls most from the one before, from 0.
+
+      argmax over steps of s_(t-1) - s_t,  s_(-1) = before
+
+  -1 where it falls nowhere; of equal falls the first. Among real steps.
+
+  Args:
+    before: what the score is before the first step, such as the base rate.
+
+  Example:
+    >>> print(largest_drop([0.8, 0.7, 0.2], [True] * 3, before=0.8))
+    2
+  """
+  scores, where = check_steps("largest_drop", scores, where)
+  if not where.all():  # the step before may stand several columns before
+    order = np.argsort(~where, -1, kind="stable")
+    scores = np.take_along_axis(scores, order, -1)
+    where = np.take_along_axis(where, order, -1)
+  edge = np.full((*scores.shape[:-1], 1), float(before))
+  fall = np.concatenate([edge, scores[..., :-1]], -1) - scores
+  fall = np.where(where, fall, -np.inf)
+  return np.where(fall.max(-1) > 0, fall.argmax(-1), NO_ERROR)
+
+
+class Stopped(NamedTuple):
+  """What early stopping does to each solution."""
+
+  spent: Int[np.ndarray, "*G"]  # steps that are written
+  stopped: Bool[np.ndarray, "*G"]  # before its end
+
+
+def stop_early(
+  scores: Float[ArrayLike, "*G S"],
+  where: Bool[ArrayLike, "*G S"],
+  *,
+  threshold: float,
+) -> Stopped:
+  """Solutions given up at the first step whose score is below the threshold.
+
+  That step is written, those after it are not. A solution that falls below at
+  its last step is whole: nothing was saved, it is not stopped.
+
+  Args:
+    scores: of steps, or `cumulative` of them.
+
+  Example:
+    >>> got = stop_early([0.9, 0.3, 0.8], [True] * 3, threshold=0.5)
+    >>> print(got.spent, got.stopped)
+    2 True
+  """
+  at = first_error(scores, where, threshold=threshold)
+  steps = np.asarray(where).sum(-1)
+  spent = np.where(at == NO_ERROR, steps, at + 1)
+  return Stopped(spent, spent < steps)
+
+
+class PrmScore(NamedTuple):
+  """PRMBench's numbers of one set of steps; -1 where one is 0 / 0."""
+
+  score: float  # half the sum of the two
+  f1: float  # of right steps
+  f1_negative: float  # of wrong steps
+
+
+def prm_score(
+  valid: Bool[ArrayLike, "*N"], right: Bool[ArrayLike, "*N"]
+) -> PrmScore:
+  """How well steps that are called valid are the right ones, pooled.
+
+      score = F1 / 2 + F1_negative / 2,    F1 = 2 P R / (P + R)
+
+  F1 with right steps as the positive class, F1_negative with wrong ones. As in
+  its code 0 / 0 is -1 and is reckoned with: P = -1 and R = 0 give F1 = 0.
+
+  Source: Song et al. 2025 (PRMBench), arXiv:2501.03124. Its overall score is
+  that of all classes' steps together, its class `multi_solutions`, where no
+  step is wrong, reports F1 alone; negative results are shown as 0.
+
+  Args:
+    valid: score above the threshold, 0.5 where it is a probability.
+
+  Raises:
+    ValueError: shapes differ, or one is not boolean.
+
+  Example:
+    >>> got = prm_score([True, True, False], [True, False, False])
+    >>> print(f"{got.score:.4f}")
+    0.6667
+  """
+  valid, right = np.asarray(valid), np.asarray(right)
+  if (valid.shape, valid.dtype, right.dtype) != (right.shape, bool, bool):
+    raise ValueError(
+      f"prm_score: expected boolean valid and right of one shape, got "
+      f"{valid.dtype} {valid.shape} and {right.dtype} {right.shape}."
+    )
+
+  def f1(found, real):
+    hits = float((found & real).sum())
+    precision = _ratio(hits, found.sum())
+    recall = _ratio(hits, real.sum())
+    return _ratio(2 * precision * recall, precision + recall)
+
+  of_right, of_wrong = f1(valid, right), f1(~valid, ~right)
+  return PrmScore(0.5 * of_right + 0.5 * of_wrong, of_right, of_wrong)
+
+
+def _ratio(a, b) -> float:
+  return float(a / b) if b else -1.0
+
+
+def _place(marked, where):
+  """The first marked step by its number among the real ones; -1: none."""
+  number = where.cumsum(-1) - 1
+  found = np.take_along_axis(number, marked.argmax(-1)[..., None], -1)[..., 0]
+  return np.where(marked.any(-1), found, NO_ERROR)
