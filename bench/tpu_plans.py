@@ -32,6 +32,8 @@ LONG = (
   "--config.data.row_len=32768 --config.data.align=128 "
   "--config.mesh.fsdp=2 --config.mesh.tensor=8 --rows_per_chip=1"
 )
+# No gradients of micro-batches are held beside the step.
+ONCE = "--config.train.accumulate=1"
 
 # name -> (config, slice, further flags)
 PLANS = {
@@ -48,6 +50,16 @@ PLANS = {
   "cobbe_6b.v5e-64": ("cobbe_6b.py", "v5e-64", ""),
   "starling_7b.v5e-64": ("starling.py:7b", "v5e-64", "--rows_per_chip=4"),
   "starling_34b.v5p-256": ("starling.py:34b", "v5p-256", "--rows_per_chip=4"),
+  "llama2_70b_once.v5p-512": (
+    "llama2_70b.py:v5p-512",
+    "v5p-512",
+    f"--rows_per_chip=2 {ONCE}",
+  ),
+  "llama2_70b_once.v5p-256": (
+    "llama2_70b.py:v5p-256",
+    "v5p-256",
+    f"--rows_per_chip=1 {ONCE}",
+  ),
   "llama2_70b.v5p-512": ("llama2_70b.py:v5p-512", "v5p-512", ""),
   "llama2_70b.v5p-256": ("llama2_70b.py:v5p-256", "v5p-256", ""),
   "llama2_70b.v5e-256": ("llama2_70b.py:v5e-256", "v5e-256", ""),

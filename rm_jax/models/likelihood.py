@@ -1,10 +1,10 @@
 """What a language model says of given tokens, without [B, L, V] logits."""
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
@@ -52,30 +52,67 @@ def token_values(
   )(context, unembedding, tokens)
 
 
-def _by_chunks(of_logits, context, unembedding, tokens, *, dtype, soft_cap):
-  """The same on one device: logits of one chunk at a time."""
-  table = unembedding.astype(jnp.float32)  # its gradient is summed in float32
-  total = math.prod(tokens.shape)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 4, 5))
+def _by_chunks(of_logits, context, unembedding, tokens, dtype, soft_cap):
+  """The same on one device: logits of one chunk at a time, twice if trained.
+
+  Its own gradient: that of the unembedding is summed over chunks in float32,
+  whatever it crosses the mesh as, with no float32 copy of the unembedding.
+  """
+  run = _of_chunk(of_logits, dtype, soft_cap)
+  parts = _cut(context), _cut(tokens)
+  found = jax.lax.map(lambda part: run(part[0], unembedding, part[1]), parts)
+  return found.reshape(-1)[: tokens.size].reshape(tokens.shape)
+
+
+def _of_chunk(of_logits, dtype, soft_cap):
+  """(states [C, D], unembedding [V, D], tokens [C]) -> [C]."""
+
+  def run(states, unembedding, tokens):
+    logits = dot("sd,vd->sv", states, unembedding, dtype=dtype)
+    return of_logits(soften(logits, soft_cap) if soft_cap else logits, tokens)
+
+  return run
+
+
+def _cut(x: Float[Array, "B S *E"]) -> Float[Array, "N C *E"]:
+  """Tokens in chunks, the last one filled up with zeros."""
+  total = x.shape[0] * x.shape[1]
   chunk = min(CHUNK, total)
-  spare = -total % chunk
-  states = jnp.pad(
-    context.reshape(total, context.shape[-1]), ((0, spare), (0, 0))
-  )
-  wanted = jnp.pad(tokens.reshape(total), (0, spare))
+  flat = x.reshape(total, *x.shape[2:])
+  padding = [(0, -total % chunk)] + [(0, 0)] * (flat.ndim - 1)
+  return jnp.pad(flat, padding).reshape(-1, chunk, *x.shape[2:])
 
-  @jax.checkpoint
-  def one_chunk(part):
-    state, token = part
-    logits = dot("sd,vd->sv", state, table, dtype=dtype)
-    if soft_cap:
-      logits = soften(logits, soft_cap)
-    return of_logits(logits, token)
 
-  found = jax.lax.map(
-    one_chunk,
-    (states.reshape(-1, chunk, states.shape[-1]), wanted.reshape(-1, chunk)),
+def _forward(of_logits, context, unembedding, tokens, dtype, soft_cap):
+  found = _by_chunks(of_logits, context, unembedding, tokens, dtype, soft_cap)
+  return found, (context, unembedding, tokens)
+
+
+def _backward(of_logits, dtype, soft_cap, kept, cotangent):
+  context, unembedding, tokens = kept
+  run = _of_chunk(of_logits, dtype, soft_cap)
+
+  def one(total, part):
+    states, wanted, own = part
+    _, pull = jax.vjp(lambda s, u: run(s, u, wanted), states, unembedding)
+    of_states, of_table = pull(own)
+    return total + of_table.astype(jnp.float32), of_states
+
+  table, states = jax.lax.scan(
+    one,
+    jnp.zeros(unembedding.shape, jnp.float32),
+    (_cut(context), _cut(tokens), _cut(cotangent)),
   )
-  return found.reshape(-1)[:total].reshape(tokens.shape)
+  states = states.reshape(-1, states.shape[-1])[: tokens.size]
+  return (
+    states.reshape(context.shape),
+    table.astype(unembedding.dtype),
+    np.zeros(tokens.shape, jax.dtypes.float0),
+  )
+
+
+_by_chunks.defvjp(_forward, _backward)
 
 
 def log_likelihood(
