@@ -2,6 +2,7 @@
 
     python -m bench.tpu_plans                 all of them, half an hour
     python -m bench.tpu_plans llama3_8b_bt.v5e-16
+    python -m bench.tpu_plans --page          docs/plan.md from what is kept
 
 Each leaves configs/plans/NAME.json and NAME.txt: the two forms in which
 `rm-jax plan` answers. Needs libtpu: pip install -e '.[tpu]'.
@@ -19,6 +20,7 @@ of its own, on Python 3.12 with maxtext installed, that is
       remat_policy=full attention=flash
 """
 
+import json
 import pathlib
 import shlex
 import subprocess
@@ -26,6 +28,8 @@ import sys
 
 ROOT = pathlib.Path(__file__).parents[1]
 OUT = ROOT / "configs" / "plans"
+PAGE = ROOT / "docs" / "plan.md"
+BEGIN, END = "<!-- plans -->\n", "<!-- end -->"
 LANGUAGE = "--config.loss.language_coefficient=0.1"
 # Rows of 32,768 tokens, each over eight chips.
 LONG = (
@@ -74,10 +78,37 @@ def command(name: str) -> list[str]:
   return words + shlex.split(flags)
 
 
+def table() -> str:
+  """The plans that are kept, a line each, from their JSON."""
+  lines = [
+    "| plan | chips | HBM at its fullest | of all buffers | a chip's | "
+    "collectives | model TFLOP | hardware TFLOP | at least | bound by |",
+    "| :-- | --: | --: | --: | --: | --: | --: | --: | --: | :-- |",
+  ]
+  for name in PLANS:
+    path = OUT / f"{name}.json"
+    if not path.exists():
+      continue
+    p = json.loads(path.read_text())
+    held = [p["hbm_peak_gib"], p["hbm_sum_gib"], p["hbm_limit_gib"]]
+    cells = [f"`{name}`", f"{p['chips']}", *(f"{x:.2f}" for x in held)]
+    cells += [f"{p['collective_gib']:,.2f}", f"{p['model_tflops']:,.0f}"]
+    cells += [f"{p['hardware_tflops']:,.0f}", f"{p['bound_s']:.3g} s"]
+    lines.append(f"| {' | '.join([*cells, p['bound_by']])} |")
+  return "\n".join(lines) + "\n"
+
+
+def page(text: str) -> str:
+  """docs/plan.md with its table printed anew."""
+  before, _, rest = text.partition(BEGIN)
+  _, _, after = rest.partition(END)
+  return f"{before}{BEGIN}{table()}{END}{after}"
+
+
 def main(names: list[str]) -> None:
-  """Makes the plans of these names, or all."""
+  """Makes the plans of these names, or all, and the page."""
   OUT.mkdir(exist_ok=True)
-  for name in names or PLANS:
+  for name in [] if names == ["--page"] else names or PLANS:
     words = command(name)
     print(name, flush=True)
     text = subprocess.run(
@@ -88,6 +119,7 @@ def main(names: list[str]) -> None:
       text=True,
     ).stdout
     (OUT / f"{name}.txt").write_text(f"$ rm-jax {shlex.join(words)}\n\n{text}")
+  PAGE.write_text(page(PAGE.read_text()))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ prompt; 5e-6, cosine to a tenth, 3 % warm-up, one epoch; AdamW of the
 pretraining (0.9, 0.95, 1e-5, decay 0.1, clip 1).
 
 FILE:v5p-512 (256 chips), v5p-256 (128 chips) and v5e-256 (256 chips) are laid
-out for these slices; not yet compiled for them.
+out for these slices; configs/plans/ says what each takes.
 """
 
 from rm_jax.config import base

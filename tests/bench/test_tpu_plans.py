@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from bench.tpu_plans import OUT, PLANS, command
+from bench.tpu_plans import OUT, PAGE, PLANS, command, page
 from rm_jax.plan.slices import find_slice
 from tests.test_configs import ROOT, load
 
@@ -35,3 +35,9 @@ def test_both_forms_of_a_plan_say_the_same(name):
     f"{said['hbm_peak_gib']:.2f} GiB of {said['hbm_limit_gib']:.2f}" in text
   )
   assert f"{said['collective_gib']:.2f} GiB: " in text
+
+
+def test_the_page_is_what_the_plans_say():
+  text = PAGE.read_text()
+  assert page(text) == text, "python -m bench.tpu_plans --page"
+  assert "| `llama3_8b_bt.v5e-16` | 16 | 11.60 |" in text
