@@ -27,7 +27,7 @@ def token_values(
 
   On a mesh each device takes its own rows (and, over a tensor axis, its own
   columns) and holds the whole unembedding meanwhile: it is gathered once, and
-  its gradient summed over devices once, both in the dtype it comes in. Chunks
+  its gradient comes back in parts once, both in the dtype it comes in. Chunks
   of all rows together would be computed everywhere, and sum a gradient each.
 
   Args:
@@ -40,16 +40,46 @@ def token_values(
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
     return run(context, unembedding, tokens)
-  tensor = mesh.shape.get("tensor", 1)
-  columns = "tensor" if tensor > 1 and tokens.shape[1] % tensor == 0 else None
-  line = PartitionSpec(row_axes(mesh, len(tokens)), columns)
+  context, unembedding = _back_together(context, unembedding)
+
+  def cut(axis, size):
+    divides = axis in mesh.axis_names and size % mesh.shape[axis] == 0
+    return axis if divides else None
+
+  kept = cut("tensor", len(unembedding)), cut("fsdp", unembedding.shape[1])
+
+  def gathered(context, part, tokens):
+    for axis, over in enumerate(kept):
+      if over:
+        part = jax.lax.all_gather(part, over, axis=axis, tiled=True)
+    return run(context, part, tokens)
+
+  line = PartitionSpec(
+    row_axes(mesh, len(tokens)), cut("tensor", tokens.shape[1])
+  )
   return jax.shard_map(
-    run,
+    gathered,
     mesh=mesh,
-    in_specs=(line, PartitionSpec(), line),
+    in_specs=(line, PartitionSpec(*kept), line),
     out_specs=line,
     check_vma=False,
   )(context, unembedding, tokens)
+
+
+@jax.custom_vjp
+def _back_together(context, unembedding):
+  """Both as they are; their gradients are done before either is read.
+
+  Else a compiler may send the unembedding's home last, and hold it whole, in
+  float32, on every device through the backward pass of the layers.
+  """
+  return context, unembedding
+
+
+_back_together.defvjp(
+  lambda *both: (both, None),
+  lambda _, gradients: jax.lax.optimization_barrier(gradients),
+)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 4, 5))
@@ -59,20 +89,14 @@ def _by_chunks(of_logits, context, unembedding, tokens, dtype, soft_cap):
   Its own gradient: that of the unembedding is summed over chunks in float32,
   whatever it crosses the mesh as, with no float32 copy of the unembedding.
   """
-  run = _of_chunk(of_logits, dtype, soft_cap)
-  parts = _cut(context), _cut(tokens)
-  found = jax.lax.map(lambda part: run(part[0], unembedding, part[1]), parts)
-  return found.reshape(-1)[: tokens.size].reshape(tokens.shape)
 
-
-def _of_chunk(of_logits, dtype, soft_cap):
-  """(states [C, D], unembedding [V, D], tokens [C]) -> [C]."""
-
-  def run(states, unembedding, tokens):
+  def one(part):
+    states, wanted = part
     logits = dot("sd,vd->sv", states, unembedding, dtype=dtype)
-    return of_logits(soften(logits, soft_cap) if soft_cap else logits, tokens)
+    return of_logits(soften(logits, soft_cap) if soft_cap else logits, wanted)
 
-  return run
+  found = jax.lax.map(one, (_cut(context), _cut(tokens)))
+  return found.reshape(-1)[: tokens.size].reshape(tokens.shape)
 
 
 def _cut(x: Float[Array, "B S *E"]) -> Float[Array, "N C *E"]:
@@ -91,13 +115,17 @@ def _forward(of_logits, context, unembedding, tokens, dtype, soft_cap):
 
 def _backward(of_logits, dtype, soft_cap, kept, cotangent):
   context, unembedding, tokens = kept
-  run = _of_chunk(of_logits, dtype, soft_cap)
 
   def one(total, part):
     states, wanted, own = part
-    _, pull = jax.vjp(lambda s, u: run(s, u, wanted), states, unembedding)
-    of_states, of_table = pull(own)
-    return total + of_table.astype(jnp.float32), of_states
+    logits = dot("sd,vd->sv", states, unembedding, dtype=dtype)
+
+    def rest(x):
+      return of_logits(soften(x, soft_cap) if soft_cap else x, wanted)
+
+    (slope,) = jax.vjp(rest, logits)[1](own)
+    total += dot("sv,sd->vd", slope, states, dtype=dtype)
+    return total, dot("sv,vd->sd", slope, unembedding, dtype=dtype)
 
   table, states = jax.lax.scan(
     one,
@@ -106,7 +134,7 @@ def _backward(of_logits, dtype, soft_cap, kept, cotangent):
   )
   states = states.reshape(-1, states.shape[-1])[: tokens.size]
   return (
-    states.reshape(context.shape),
+    states.reshape(context.shape).astype(context.dtype),
     table.astype(unembedding.dtype),
     np.zeros(tokens.shape, jax.dtypes.float0),
   )

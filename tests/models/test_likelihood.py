@@ -12,7 +12,7 @@ from rm_jax.models import likelihood
 from rm_jax.models.likelihood import log_likelihood, token_values
 from rm_jax.models.sharding import make_mesh
 
-ROWS, SLOTS, WIDTH, VOCAB = 8, 70, 4, 11  # a device has 70, 140 or 35 tokens
+ROWS, SLOTS, WIDTH, VOCAB = 8, 70, 4, 12  # a device has 70, 140 or 35 tokens
 
 
 def numbers():
