@@ -39,7 +39,7 @@ from rm_jax.normaliser import (
 from rm_jax.objectives import LossSpec
 from rm_jax.places import find_run, local_path, locate, scheme
 from rm_jax.published import read_implicit, read_published
-from rm_jax.reward_model import ModelSpec, abstract_params
+from rm_jax.reward_model import ModelSpec, abstract_backbones
 from rm_jax.train.evaluate import Scored, eval_body, score_dataset
 from rm_jax.train.init import read_run
 from rm_jax.train.mirror import fetch_mirror
@@ -423,7 +423,7 @@ def _placed(spec: ModelSpec, params, mesh: Mesh | None):
   """Parameters on the device, or over those of a mesh."""
   if mesh is None:
     return jax.device_put(params)
-  return put_evenly(params, abstract_params(spec), mesh)
+  return put_evenly(params, abstract_backbones(spec), mesh)
 
 
 def _local(x):

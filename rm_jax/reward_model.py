@@ -84,18 +84,40 @@ def init_head(spec: ModelSpec, key: jax.Array) -> dict:
 def init_boxed(spec: ModelSpec, key: jax.Array) -> dict:
   """Random parameters, boxed with their logical axes."""
   backbone_key, head_key = jax.random.split(key)
-  tokens = jnp.zeros((1, 2), jnp.int32)
-  forest = Forest(tokens + 1, tokens, tokens, tokens)
   # Two tokens are no row of the kernel's.
   decoder = dataclasses.replace(spec, attention="blocks").decoder_module
   params = {
-    "backbone": decoder.init(backbone_key, tokens, forest)["params"],
+    "backbone": _init_decoder(decoder, backbone_key),
     "head": init_head(spec, head_key),
   }
   if spec.lora is not None:
     key = jax.random.fold_in(key, 2)
     params["lora"] = init_lora(spec.lora, params["backbone"], key)
   return params
+
+
+def _init_decoder(decoder: Decoder, key: jax.Array) -> dict:
+  tokens = jnp.zeros((1, 2), jnp.int32)
+  forest = Forest(tokens + 1, tokens, tokens, tokens)
+  return decoder.init(key, tokens, forest)["params"]
+
+
+def abstract_backbones(spec: ModelSpec) -> dict:
+  """Shapes and logical axes of what is large, also under published heads.
+
+  {"backbone": ...}, and {"head": {"reference": ...}} of an implicit reward.
+  """
+
+  def shapes(decoder):
+    init = functools.partial(_init_decoder, decoder)
+    return jax.eval_shape(init, jax.random.key(0))
+
+  found = {"backbone": shapes(spec.decoder_module)}
+  reference = spec.head.reference
+  if reference is not None:
+    own = shapes(spec.decoder_of(reference, (reference.layers,)))
+    found["head"] = {"reference": own}
+  return found
 
 
 def abstract_params(spec: ModelSpec) -> dict:

@@ -132,7 +132,7 @@ def test_no_verb_is_a_mistake_that_shows_the_verbs():
     ),
     (
       ["experiment", "ouyang"],
-      "experiment 'ouyang' is not known. Known in experiments: ouyang2022_",
+      "experiment 'ouyang' is not known. Known in experiments: ",
     ),
     (["experiment", "a", "b"], "unexpected argument 'b': flags are --key="),
     (

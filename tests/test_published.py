@@ -23,6 +23,7 @@ from rm_jax.data.step_formats import STEP_FORMATS
 from rm_jax.evals.records import evaluate_records
 from rm_jax.evals.score import score_file
 from rm_jax.models.convert import load_pretrained
+from rm_jax.models.sharding import local_mesh
 from rm_jax.models.language_heads import LANGUAGE_HEADS
 from rm_jax.models.published_heads import (
   HEADS_IN_THE_WILD,
@@ -630,6 +631,9 @@ def test_the_reward_that_dpo_implies(tmp_path):
       terms.append(0.25 * ratio)
       want.append(terms[-1].sum())
   assert_scores(model, want)
+  # Both models over eight devices, their likelihoods where their rows are.
+  how = dict(reference=reference, beta=0.25, mesh=local_mesh())
+  assert_scores(RewardModel.load(policy, **how), want)
   got = model.score_tokens(PROMPT, COMPLETIONS)
   for mine, own in zip(got, terms[:3], strict=True):
     np.testing.assert_allclose(mine, own, **CLOSE)
