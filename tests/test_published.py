@@ -23,13 +23,13 @@ from rm_jax.data.step_formats import STEP_FORMATS
 from rm_jax.evals.records import evaluate_records
 from rm_jax.evals.score import score_file
 from rm_jax.models.convert import load_pretrained
-from rm_jax.models.sharding import local_mesh
 from rm_jax.models.language_heads import LANGUAGE_HEADS
 from rm_jax.models.published_heads import (
   HEADS_IN_THE_WILD,
   read_held,
   write_head,
 )
+from rm_jax.models.sharding import local_mesh
 from rm_jax.types import Record, UserError
 from tests import tiny_run
 from tests.data.fixtures import make_tokenizer
