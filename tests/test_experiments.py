@@ -47,11 +47,17 @@ def test_a_job_takes_two_train_steps(key):
   check_job(design, next(iter(design.arms)))
 
 
+def later_arms(key):
+  """The middle and the last arm: all of them would take an hour."""
+  arms = list(DESIGNS[key].arms)
+  return dict.fromkeys([arms[len(arms) // 2], arms[-1]])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  "key, arm", [(key, arm) for key in KEYS for arm in DESIGNS[key].arms]
+  "key, arm", [(key, arm) for key in KEYS for arm in later_arms(key)]
 )
-def test_every_arm_takes_two_train_steps(key, arm):
+def test_later_arms_take_two_train_steps(key, arm):
   check_job(DESIGNS[key], arm)
 
 
