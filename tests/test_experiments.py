@@ -36,6 +36,9 @@ def check_job(design, arm):
   for each in (*design.outcomes, *design.checks, *design.conditions):
     if arm in (each.arm, each.less):
       assert each.metric in metrics, (arm, each.name)
+  tuning = design.tuning
+  if tuning is not None and arm in (tuning.arms or design.arms):
+    assert tuning.metric in metrics, (arm, "tuning")
   for row in curve:
     assert design.outcomes[0].metric in row and "step" in row
   return metrics

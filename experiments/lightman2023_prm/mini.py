@@ -178,11 +178,15 @@ DESIGN = dict(
     seeds=(100, 101, 102, 103),
     metric="accuracy_64",
     lower=False,
+    arms=(  # all but the vote
+      *("prm", "orm_answer", "orm_oracle"),
+      *("uniform", "active", "uniform_more"),
+    ),
   ),
 )
 
 # Not tuned yet: the winners of --tune, on seeds 100 to 103, go here.
-RATES = dict.fromkeys(DESIGN["arms"], 1e-2)
+RATES = dict.fromkeys(DESIGN["tuning"]["arms"], 1e-2)
 BATCH = 64
 CANDIDATES = 64  # solutions of a problem to choose from
 
@@ -213,9 +217,9 @@ def job(arm, seed, *, before, steps, problems, samples, few, test, rate=None):
   from rm_jax.ablation.token_runs import costs
 
   whole, small, held, first = data(seed, before, problems, samples, few, test)
-  how = dict(steps=steps, rate=rate or RATES[arm], first=first)
   if arm == "majority":
     return vote(held.solutions), []
+  how = dict(steps=steps, rate=rate or RATES[arm], first=first)
   if arm in PER_PROBLEM:
     picks = choose(arm, seed, small, **how)
     scores, fitted = process_scores(seed, small, held, picks=picks, **how)

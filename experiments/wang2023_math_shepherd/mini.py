@@ -134,11 +134,12 @@ DESIGN = dict(
     seeds=(100, 101, 102, 103),
     metric="accuracy_64",
     lower=False,
+    arms=("hard", "soft", "orm"),
   ),
 )
 
 # Not tuned yet: the winners of --tune, on seeds 100 to 103, go here.
-RATES = dict.fromkeys(("hard", "soft", "orm"), 1e-2)
+RATES = dict.fromkeys(DESIGN["tuning"]["arms"], 1e-2)
 BATCH = 64
 SAMPLES = 64  # of a held-out problem
 
