@@ -9,8 +9,9 @@ its results.json is not made again. No prompt or problem is on both sides.
 
 No learning rate was tuned: every arm trains at the one that pairwise_hh.py had
 before. --jobs data sets are worked on at a time, one thread each, which on two
-cores is faster than one after the other with two. The results are written anew
-after each run, so that what is there can be read at any time.
+cores is faster than one after the other with two. OUT/real.json is written anew
+after each run, to be read at any time; the page and its results at the end, so
+that a commit named in them is of a clean tree.
 """
 
 import argparse
@@ -109,7 +110,7 @@ def work(data: pathlib.Path, out: pathlib.Path, jobs: int) -> None:
     for name, seed in itertools.product(arms, SEEDS):
       train(name, seed, data, out, one_thread=jobs > 1)
       with writing:
-        write_json(RESULTS, gather(out))
+        write_json(out / RESULTS.name, gather(out))
 
   sets: dict[str, list[str]] = {}
   for name, arm in ARMS.items():
@@ -117,6 +118,8 @@ def work(data: pathlib.Path, out: pathlib.Path, jobs: int) -> None:
   with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
     for done in [pool.submit(run, arms) for arms in sets.values()]:
       done.result()
+  RESULTS.parent.mkdir(parents=True, exist_ok=True)
+  write_json(RESULTS, gather(out))
 
 
 def train(
@@ -369,7 +372,6 @@ def main() -> None:
     if not args.data or not args.out:
       parser.error("--data and --out are missing (or --page)")
     out = args.out.resolve()
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
     try:
       work(args.data.resolve(), out, args.jobs)
     except UserError as error:
