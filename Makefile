@@ -49,7 +49,8 @@ test: lint
 	  --durations=15
 
 slow: .venv/installed-test
-	$(AS_USERS) $(BIN)/python -m pytest -m "slow and not parity" --durations=15
+	$(AS_USERS) $(BIN)/python -m pytest $(TWO) -m "slow and not parity" \
+	  --durations=15
 
 aot: .venv/installed-aot
 	$(AS_USERS) $(BIN)/python -m pytest -m aot --durations=15 tests/aot

@@ -79,6 +79,7 @@ RUNS = {
   "cobbe_6b": ("gsm8k/example_model_solutions.*", None),
   "process_70b": ("prmbench/*circular*", None),
 }
+QUICK = ("demo", "llama2_70b", "ratings_just_eval")  # the others: make slow
 
 
 def test_every_config_is_run():
@@ -90,7 +91,10 @@ def test_an_unknown_arm_is_refused():
     load(ROOT / "configs/margin_ultrafeedback.py").get_config("margins")
 
 
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize(
+  "run",
+  [r if r in QUICK else pytest.param(r, marks=pytest.mark.slow) for r in RUNS],
+)
 def test_a_config_takes_two_train_steps(run, tmp_path, request, monkeypatch):
   """With the data it names, on a tiny random model and one device."""
   one = functools.partial(make_mesh, devices=jax.devices()[:1])

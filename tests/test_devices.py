@@ -97,6 +97,7 @@ WAYS = {
   "one_accumulate4": (dict(data=1, fsdp=1, tensor=1), "pjit", 4),
   "pmap2_accumulate4": (dict(data=2, fsdp=1, tensor=1), "pmap", 4),
 }
+QUICK = ("data2fsdp2tensor2", "pmap8")  # the others: make slow
 
 
 @functools.cache
@@ -198,7 +199,14 @@ def test_the_reference_gradient_is_that_of_the_formula():
   )
 
 
-@pytest.mark.parametrize("way", [w for w in WAYS if w != "one"])
+@pytest.mark.parametrize(
+  "way",
+  [
+    way if way in QUICK else pytest.param(way, marks=pytest.mark.slow)
+    for way in WAYS
+    if way != "one"
+  ],
+)
 def test_devices_and_micro_batches_change_nothing(way):
   tree, scores = run(way, lay())
   want, want_scores = reference()

@@ -22,6 +22,8 @@ FOLDER = ROOT / "experiments"
 KEYS = find_experiments(FOLDER)
 DESIGNS = {key: load_design(FOLDER, key, "mini") for key in KEYS}
 FULL = sorted(p.parent.name for p in FOLDER.glob("*/full.py"))
+# One of each world; the others take their steps in make slow.
+QUICK = ("touvron2023_llama2", "wang2023_math_shepherd", "zhu2023_principled")
 CHIPS = {  # of the slice that the config's own words name
   "ouyang2022_instructgpt": 64,
   "touvron2023_llama2": 256,
@@ -44,7 +46,10 @@ def check_job(design, arm):
   return metrics
 
 
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize(
+  "key",
+  [k if k in QUICK else pytest.param(k, marks=pytest.mark.slow) for k in KEYS],
+)
 def test_a_job_takes_two_train_steps(key):
   design = DESIGNS[key]
   check_job(design, next(iter(design.arms)))

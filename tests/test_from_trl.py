@@ -70,6 +70,7 @@ def place(tmp_path_factory):
   return folder
 
 
+@pytest.mark.slow
 def test_the_commands_run_one_after_the_other(place, monkeypatch):
   assert [shlex.split(c)[1] for c in COMMANDS] == ["doctor", "train", "export"]
   for command in COMMANDS:

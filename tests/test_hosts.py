@@ -143,6 +143,7 @@ def assert_same_run(workdir, whole):
   np.testing.assert_allclose(*scores, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_two_hosts_are_one_run(files, whole, tmp_path):
   workdir = tmp_path / "run"
   go = tiny_run.command(*files, workdir, **CHANGES)

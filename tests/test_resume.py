@@ -131,6 +131,7 @@ def test_four_steps_are_two_and_a_kill_and_two(files, tmp_path):
   assert ours == theirs
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_under_other_meshes(files, tmp_path, monkeypatch):
   # pjit on 8, then pmap on 8, then pjit on 1. In float32, sums in another
   # order differ in the last bits: 1e-5.

@@ -388,6 +388,7 @@ def outcomes(count):
   ]
 
 
+@pytest.mark.slow
 def test_a_run_of_two_tasks_measures_both(tmp_path, one_device):
   # Llama 2's auxiliary: a head of its own, drawn twice as often.
   folder = tiny_run.write_tokenizer(tmp_path, make_tokenizer())

@@ -36,6 +36,7 @@ def start(model, groups, layout, **how):
   return ours.start(spec, ours.hold(params), groups, setting._replace(**how))
 
 
+@pytest.mark.slow
 def test_three_ways_to_encode_a_ranking_have_one_loss(model):
   # Wrong: comparisons that weigh more because they were encoded alone.
   groups = [g for g in forests.ragged_groups() if 3 <= len(g.tokens) <= 5]

@@ -113,6 +113,7 @@ def test_many_devices_and_shards_are_one_device_and_one_file(
   np.testing.assert_allclose(*values, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_published_model_is_cut_over_the_devices_as_well(tmp_path_factory):
   folder = trained.published(tmp_path_factory.getbasetemp(), 1)
   one = RewardModel.load(folder)
@@ -190,6 +191,7 @@ def raises(error, real):
   return replace
 
 
+@pytest.mark.slow
 def test_two_hosts_share_the_shards(tmp_path, workdir, data, whole):
   # Wrong: a host that loads or scores with devices of the other, shards of one
   # host only, a first host that leaves before the second is done.

@@ -144,6 +144,7 @@ def test_a_run_comes_back_bit_for_bit(workdir, folder):
   np.testing.assert_array_equal(after.score(PROMPT, COMPLETIONS), want)
 
 
+@pytest.mark.slow
 def test_what_did_not_train_is_in_the_folder_too(tmp_path_factory, tmp_path):
   place = trained.run(tmp_path_factory.getbasetemp(), "last:1")
   run_export(place, tmp_path / "out")

@@ -226,7 +226,10 @@ def operands(rows, heads, kv_heads, size):
 
 @pytest.mark.parametrize(
   "longest_fused, window, soft_cap, size",
-  [(SHORT, 40, 3.0, 128), (0, 0, 0.0, 64)],
+  [
+    (SHORT, 40, 3.0, 128),
+    pytest.param(0, 0, 0.0, 64, marks=pytest.mark.slow),
+  ],
 )
 def test_value_and_gradients_are_those_of_every_pair(
   monkeypatch, longest_fused, window, soft_cap, size
@@ -266,6 +269,7 @@ def decode(attention, params, rows):
   return decoder.apply({"params": params}, tokens, rows)
 
 
+@pytest.mark.slow
 def test_a_decoder_computes_the_same_by_the_kernel():
   # Catches a layer that gets the window of the other kind from the scan.
   rows = packed(128, 1)
@@ -293,6 +297,7 @@ def test_the_config_chooses_and_the_device_does_not(attention):
   assert ("pallas_call" in str(traced)) == (attention == "splash")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("row_len", ROW_LENS)
 def test_blocks_computed_are_those_visible_in_real_rows(

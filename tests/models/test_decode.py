@@ -380,6 +380,7 @@ def test_a_completion_beyond_the_positions_is_refused():
     sample(c, params, [[3] * 26], **how)
 
 
+@pytest.mark.slow
 def test_smollm2_writes_what_full_forwards_say():
   # Real weights, real chat prompts: 8 greedy tokens, ragged and side by side.
   try:

@@ -159,6 +159,7 @@ def test_bfloat16_is_near_float32_and_gives_float32():
   assert 0 < worst < 0.05
 
 
+@pytest.mark.slow
 def test_bfloat16_results_are_near_and_gradients_are_float32():
   # Wrong: a stream that turns float32 in one layer, which a scan refuses only
   # where norms and adapters are; hidden states that are not float32.

@@ -24,6 +24,7 @@ def config(**changes):
   return c
 
 
+@pytest.mark.slow
 def test_layouts_give_one_run():
   # Catches a plan, a slot or a weight that depends on how rows are laid.
   padded = config()

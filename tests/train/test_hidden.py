@@ -234,9 +234,17 @@ def want_for(trainable):
 
 @pytest.mark.parametrize(
   "trainable, layout",
-  [("last:1", layout) for layout in LAYOUTS]
-  # 3: all layers train, the states are the embeddings.
-  + [("head", "shared"), ("last:3", "shared")],
+  [
+    ("head", "shared"),
+    *(
+      pytest.param(trainable, layout, marks=pytest.mark.slow)
+      # 3: all layers train, the states are the embeddings.
+      for trainable, layout in [
+        *(("last:1", layout) for layout in LAYOUTS),
+        ("last:3", "shared"),
+      ]
+    ),
+  ],
 )
 def test_nothing_changes_in_any_layout(tmp_path, trainable, layout):
   want = want_for(trainable)
@@ -246,6 +254,7 @@ def test_nothing_changes_in_any_layout(tmp_path, trainable, layout):
   assert_same(run(data, layout, trainable), want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["pjit", "pmap"])
 def test_nothing_changes_on_eight_devices(tmp_path, parallel):
   want = want_for("last:1")
@@ -254,6 +263,7 @@ def test_nothing_changes_on_eight_devices(tmp_path, parallel):
   assert_same(got, want)
 
 
+@pytest.mark.slow
 def test_a_head_that_reads_the_frozen_embedding(tmp_path):
   # A loss of single scores: a comparison has no gradient for a bias.
   how = dict(

@@ -64,6 +64,7 @@ def test_what_trains_does_not_change_the_start():
   np.testing.assert_array_equal(cut["head"]["kernel"], whole["head"]["kernel"])
 
 
+@pytest.mark.slow
 def test_the_tree_is_what_the_spec_says():
   steps = dict(
     model__head="steps",

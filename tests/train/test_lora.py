@@ -166,6 +166,7 @@ def dense():
   return go(plain, merge_lora(LORA, params()), "all")
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_merged_weights():
   close(alone().scores, dense().scores)
   # The adapters are not nothing: without them the scores are others.

@@ -67,6 +67,7 @@ def start(tmp_path, place, steps, **changes):
   return mirror.folder
 
 
+@pytest.mark.slow
 def test_four_steps_are_two_a_lost_machine_and_two(tmp_path, place):
   # Wrong: a checkpoint that is there in part, or none, so that the second
   # machine begins again.
