@@ -21,6 +21,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 FOLDER = ROOT / "experiments"
 KEYS = find_experiments(FOLDER)
 DESIGNS = {key: load_design(FOLDER, key, "mini") for key in KEYS}
+LM = {
+  key: load_design(FOLDER, key, "lm")
+  for key in KEYS
+  if (FOLDER / key / "lm.py").exists()
+}
 FULL = sorted(p.parent.name for p in FOLDER.glob("*/full.py"))
 # One of each world; the others take their steps in make slow.
 QUICK = ("touvron2023_llama2", "wang2023_math_shepherd", "zhu2023_principled")
@@ -80,6 +85,36 @@ def test_a_design_keeps_to_the_protocol(key):
   assert design.checks and design.falsified
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "key, arm", [(key, arm) for key, design in LM.items() for arm in design.arms]
+)
+def test_an_lm_job_takes_two_train_steps(key, arm, monkeypatch):
+  one = functools.partial(make_mesh, devices=jax.devices()[:1])
+  monkeypatch.setattr(loop, "make_mesh", one)
+  check_job(LM[key], arm)
+
+
+@pytest.mark.parametrize("key", LM)
+def test_an_lm_design_keeps_to_its_bounds(key):
+  # At most 100,000 training tokens a job: counted where they are, in results.
+  design = LM[key]
+  assert design.seeds == tuple(range(4))
+  assert len(design.arms) * len(design.seeds) <= 48
+  assert not set(design.tuning.seeds) & set(design.seeds)
+  assert f"{key} --preset=lm" in load_file(design.path).__doc__
+  results = read_results(design)
+  if results is None:
+    pytest.skip("not run yet")
+  tokens = [
+    entry["value"]
+    for name, entry in results["metrics"].items()
+    if name.endswith("/train_tokens")
+  ]
+  assert len(tokens) == len(design.arms) and max(tokens) <= 100_000
+  assert results["job_seconds"] < 150 * 60
+
+
 @pytest.mark.parametrize("key", [*KEYS, ""])
 def test_readmes_are_printed_from_their_results(key):
   # Catches a number edited by hand, results without their table, and a design
@@ -92,8 +127,9 @@ def test_readmes_are_printed_from_their_results(key):
 @pytest.mark.parametrize("key", KEYS)
 def test_a_readme_has_all_marks_and_what_would_falsify(key):
   text = (FOLDER / key / "README.md").read_text()
-  for mark in ("<!-- verdict -->", "<!-- table -->", "<!-- run -->"):
-    assert mark in text
+  for preset in ("", " lm") if key in LM else ("",):
+    for mark in ("verdict", "table", "run"):
+      assert f"<!-- {mark}{preset} -->" in text
   assert "falsified" in text and f"rm-jax experiment {key}\n" in text
 
 

@@ -129,6 +129,12 @@ def load_design(folder: pathlib.Path, key: str, preset: str) -> Design:
   return design._replace(key=key, preset=preset, path=path, job=module.job)
 
 
+def load_designs(folder: pathlib.Path, key: str) -> list[Design]:
+  """The designs that an experiment has, of the presets that run here."""
+  have = [p for p in RUNS if (folder / key / f"{p}.py").exists()]
+  return [load_design(folder, key, preset) for preset in have]
+
+
 def load_file(path: pathlib.Path):
   """The module at a path, which need not be importable by name.
 

@@ -11,17 +11,18 @@ import pathlib
 import re
 
 from rm_jax.ablation.design import (
-  RUNS,
   Design,
   digest,
   find_experiments,
   load_design,
+  load_designs,
   result_name,
 )
 from rm_jax.types import UserError
 
 README = "README.md"
-PLOT, PANELS = "plot.png", "panels.png"
+PLOTS = dict(mini="plot.png", lm="plot_lm.png")
+PANELS = "panels.png"
 MARK = re.compile(
   r"<!-- (verdict|table|run|panels|experiments)(?: (\w+))? -->\n"
   r".*?<!-- end -->",
@@ -37,11 +38,12 @@ def report_experiments(folder: pathlib.Path) -> str:
   """
   lines = []
   for key in find_experiments(folder):
-    design = load_design(folder, key, "mini")
-    render(design)
-    results = read_results(design)
-    said = results["verdict"] if results else "not run yet"
-    lines.append(f"{key}: {said}")
+    for design in load_designs(folder, key):
+      render(design)
+      results = read_results(design)
+      said = results["verdict"] if results else "not run yet"
+      name = key if design.preset == "mini" else f"{key} {design.preset}"
+      lines.append(f"{name}: {said}")
   return "\n".join(lines)
 
 
@@ -59,7 +61,7 @@ def render(design: Design) -> None:
   folder = design.path.parent
   results = read_results(design)
   if results is not None:
-    plot_experiment(design, results, folder / PLOT)
+    plot_experiment(design, results, folder / PLOTS[design.preset])
     if design.panels:
       plot_panels(design, results, folder / PANELS)
   for path in (folder / README, folder.parent / README):
@@ -96,11 +98,9 @@ def _written(design: Design, what: str) -> str:
     more = f" --preset={design.preset}" if design.preset != "mini" else ""
     return f"Not run yet: `{run}{more}`." if what == "verdict" else "Not run."
   if what == "verdict":
-    text = in_words(design, results)
-    if design.preset == "mini":
-      alt = f"{design.title}: effects with 95 % intervals"
-      text += f"\n\n![{alt}]({PLOT})"
-    return text
+    alt = f"{design.title}: effects with 95 % intervals"
+    plot = PLOTS[design.preset]
+    return f"{in_words(design, results)}\n\n![{alt}]({plot})"
   if what == "panels":
     from rm_jax.ablation.panels import panels_table
 
@@ -180,13 +180,10 @@ def summary(folder: pathlib.Path) -> str:
     "|---|---|---|---|---|",
   ]
   for key in find_experiments(folder):
-    for preset in RUNS:
-      if not (folder / key / f"{preset}.py").exists():
-        continue
-      design = load_design(folder, key, preset)
+    for design in load_designs(folder, key):
       results = read_results(design)
       name = f"[{key}]({key}/README.md)" + (
-        "" if preset == "mini" else f" {preset}"
+        "" if design.preset == "mini" else f" {design.preset}"
       )
       row = f"| {name} | {design.claim} "
       if results is None:
