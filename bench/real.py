@@ -184,6 +184,7 @@ def gather(out: pathlib.Path) -> dict:
       "title": arm.title,
       "config": arm.config,
       "learning_rate": run["optim"]["lr"],
+      "dtype": run["compute"]["dtype"],
       "num_train_steps": merged["num_train_steps"],
       "train_tokens": [
         sum(r.get("useful_tokens", 0) for r in read_rows(w / "metrics.jsonl"))
@@ -341,11 +342,12 @@ TABLES = {
 
 
 def origin(results: dict) -> str:
-  """Device, versions, commit and time in one line."""
+  """Device, dtype, versions, commit and time in one line."""
+  dtypes = sorted({arm["dtype"] for arm in results["arms"].values()})
   return (
-    f"Device {results['device']}, jax {results['versions']['jax']}, commit "
-    f"{', '.join(results['commit'])}, {results['seconds'] / 60:.0f} minutes "
-    "for all runs."
+    f"Device {results['device']}, {' and '.join(dtypes)}, jax "
+    f"{results['versions']['jax']}, commit {', '.join(results['commit'])}, "
+    f"{results['seconds'] / 60:.0f} minutes for all runs."
   )
 
 
