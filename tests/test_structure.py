@@ -67,7 +67,8 @@ ARROWS = {
   "export": CORE | {"exported", "inference", "normaliser", "train"},
   "plan": CORE | {"chips", "train"},
   "ablation": CORE | {"evals", "train"},
-  "main": CORE | {"ablation", "inference", "train", "evals", "export", "plan"},
+  "verbs": CORE | {"ablation", "evals", "export", "plan", "train"},
+  "main": {"types", "verbs"},
   "__main__": {"main"},
   "__init__": {"inference"},
 }
