@@ -1,19 +1,13 @@
 """A trained or published reward model: text in, scores out."""
 
 import dataclasses
-import functools
-import json
 import pathlib
 from typing import Any, NamedTuple
 
-import flax.linen as nn
-import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from ml_collections import ConfigDict
-from tqdm import tqdm
+from jax.sharding import Mesh
 
-from rm_jax.data.fields import BadRow, join_steps, need_messages
+from rm_jax.data.asked import asked_group, asked_steps
 from rm_jax.data.loader import (
   Dataset,
   Reading,
@@ -21,32 +15,20 @@ from rm_jax.data.loader import (
   tokenize_records,
   with_demands,
 )
-from rm_jax.data.plan import make_eval_plan
 from rm_jax.data.supervise import every_output
-from rm_jax.data.tokenizers import (
-  check_fingerprint,
-  fingerprint,
-  load_tokenizer,
-)
+from rm_jax.data.tokenizers import fingerprint
 from rm_jax.exported import is_exported, read_exported
-from rm_jax.models.sharding import RULES, put_blocks, put_evenly
-from rm_jax.normaliser import (
-  Normaliser,
-  find,
-  fold_gain,
-  weights_digest,
-)
+from rm_jax.normaliser import Normaliser, find, fold_gain, weights_digest
 from rm_jax.objectives import LossSpec
 from rm_jax.places import find_run, local_path, locate, scheme
 from rm_jax.published import read_implicit, read_published
-from rm_jax.reward_model import ModelSpec, abstract_backbones
-from rm_jax.train.evaluate import Scored, eval_body, score_dataset
-from rm_jax.train.init import read_run
+from rm_jax.reward_model import ModelSpec
+from rm_jax.scoring import place, score_groups
+from rm_jax.train.evaluate import Scored
 from rm_jax.train.mirror import fetch_mirror
+from rm_jax.trained import Run, read_trained
 from rm_jax.types import Record, UserError
 
-ROWS = 4  # of a batch when many groups are scored
-SHORTEST_ROW = 64
 DTYPES = ("float32", "bfloat16")
 
 
@@ -55,14 +37,6 @@ class Scores(NamedTuple):
 
   completions: np.ndarray  # [K]
   slots: list  # K arrays: the score at every place read, the steps for one
-
-
-class Run(NamedTuple):
-  """The training run a model comes from."""
-
-  workdir: pathlib.Path
-  step: int  # of the checkpoint
-  config: ConfigDict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,16 +94,16 @@ class RewardModel:
         "implicit reward needs reference and beta, and no head."
       )
     x, reference = _local(x), _local(reference)
-    found = find_run(x)
+    found, run = find_run(x), None
     if found is not None:
       if head or reference:
         raise UserError(
           f"{x}: the run says which head it trained: leave head and reference "
           "out."
         )
-      model = _load_run(cls, *found, dtype, mesh)
-      return model._with_normaliser(found[0])
-    if is_exported(x) and not (head or reference):
+      own = read_trained(*found, dtype=dtype)
+      x, run = found[0], own.run
+    elif is_exported(x) and not (head or reference):
       own = read_exported(pathlib.Path(x), dtype=dtype)
     elif reference:
       own = read_implicit(x, reference, beta=beta, dtype=dtype)
@@ -137,9 +111,10 @@ class RewardModel:
       own = read_published(x, dtype=dtype, head=head)
     model = cls(
       own.spec,
-      _placed(own.spec, own.params, mesh),
+      place(own.spec, own.params, mesh),
       own.tokenizer,
       own.reading,
+      run=run,
       normaliser=own.normaliser,
       mesh=mesh,
     )
@@ -166,7 +141,7 @@ class RewardModel:
     Raises:
       UserError: names the first group that cannot be scored.
     """
-    records = [_record(r) for r in records]
+    records = [asked_group(r) for r in records]
     return [s.completions for s in self._score(records, self.reading.pooling)]
 
   def score_steps(self, prompt, steps) -> np.ndarray:
@@ -176,21 +151,7 @@ class RewardModel:
     head of classes or verdicts gives the probability that the step is right, a
     scalar head its raw output.
     """
-    if isinstance(steps, str) or not len(steps):
-      raise UserError(
-        f"steps: expected a list of one or more strings, got {steps!r:.60}: "
-        "give every reasoning step on its own."
-      )
-    try:
-      text, ends = join_steps(tuple(steps))
-    except BadRow as error:
-      raise UserError(f"{error}: give the text of every step.") from error
-    record = Record(
-      kind="steps",
-      prompt=_turns(prompt, "prompt"),
-      completions=(text,),
-      step_ends=(ends,),
-    )
+    record = asked_steps(prompt, steps)
     return self._score([record], "step_ends")[0].slots[0]
 
   def score_tokens(self, prompt, completions) -> list[np.ndarray]:
@@ -199,7 +160,7 @@ class RewardModel:
     A value head gives its values, an implicit reward the terms of its sum.
     """
     (got,) = self._score(
-      [_record(dict(prompt=prompt, completions=completions))], "every_token"
+      [asked_group(dict(prompt=prompt, completions=completions))], "every_token"
     )
     return got.slots
 
@@ -219,7 +180,7 @@ class RewardModel:
         "are those of a run with config.model.head='attributes': call score()."
       )
     count = self.spec.head.outputs
-    record = _record(dict(prompt=prompt, completions=completions))
+    record = asked_group(dict(prompt=prompt, completions=completions))
     data = tokenize_records([record], self.tokenizer, self.reading, None)
     if not data.groups:
       self._score([record], self.reading.pooling)  # says why
@@ -323,39 +284,16 @@ class RewardModel:
       loss: adds its sums; None: no sums.
       progress: a word before a progress bar; None: no bar.
     """
-    align, row_len = self.reading.align, self.reading.row_len
-    # Alignment counts: a row shorter than a whole tree would never take it.
-    total = sum(p.columns(align) for d in data.demands for p in d.pieces)
-    rows, blocks = ROWS, 1
-    if self.mesh is not None:
-      blocks = self.mesh.size
-    elif total <= row_len:  # one short row: no need to compute a long one
-      row_len = min(row_len, max(SHORTEST_ROW, 1 << (total - 1).bit_length()))
-      rows = 1
-    plan = make_eval_plan(
-      data.demands,
-      blocks=blocks,
-      rows=rows,
-      row_len=row_len,
-      layout=self.reading.layout,
-      align=align,
-    )
     head = dataclasses.replace(self.spec.head, pooling=pooling)
-    spec = dataclasses.replace(self.spec, head=head)
-    evaluate = _compiled(spec, loss, self.mesh)
-    with tqdm(
-      total=len(plan.steps),
-      desc=progress,
-      unit="batch",
-      disable=None if progress else True,
-    ) as bar:
-
-      def run(batch):
-        out = jax.device_get(evaluate(self.params, {}, batch))
-        bar.update(1)
-        return out
-
-      return score_dataset(run, data, plan)
+    return score_groups(
+      dataclasses.replace(self.spec, head=head),
+      self.params,
+      data,
+      reading=self.reading,
+      mesh=self.mesh,
+      loss=loss,
+      progress=progress,
+    )
 
   def check_readable(self, pooling: str) -> None:
     """Raises UserError where this head has no such score."""
@@ -403,99 +341,8 @@ class RewardModel:
     )
 
 
-@functools.cache
-def _compiled(spec: ModelSpec, loss: LossSpec | None, mesh: Mesh | None):
-  """(params, frozen, batch in numpy) -> what `eval_body` returns."""
-  body = eval_body(spec, loss, None)
-  if mesh is None:
-    return jax.jit(body)
-  # Out whole: a few bytes a completion.
-  run = jax.jit(body, out_shardings=NamedSharding(mesh, PartitionSpec()))
-
-  def evaluate(params, frozen, batch):
-    with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
-      return run(params, frozen, put_blocks(batch, mesh))
-
-  return evaluate
-
-
-def _placed(spec: ModelSpec, params, mesh: Mesh | None):
-  """Parameters on the device, or over those of a mesh."""
-  if mesh is None:
-    return jax.device_put(params)
-  return put_evenly(params, abstract_backbones(spec), mesh)
-
-
 def _local(x):
   """A path of this machine, copied to it where it is a URL."""
   if not scheme(x):
     return x
   return local_path(x) or fetch_mirror(str(x)) or locate(x)
-
-
-def _turns(value, name: str):
-  """A string as it is, messages as a tuple, checked."""
-  if isinstance(value, str):
-    return value
-  try:
-    return need_messages(
-      list(value) if isinstance(value, tuple) else value, name
-    )
-  except BadRow as error:
-    raise UserError(
-      f'{error}: give a string or a list of {{"role", "content"}}.'
-    ) from error
-
-
-def _record(item) -> Record:
-  if isinstance(item, Record):
-    return item
-  absent = {"prompt", "completions"} - set(item)
-  if absent:
-    raise UserError(
-      f"expected a Record or a dict of prompt and completions, got keys "
-      f"{sorted(item)}: add {sorted(absent)}."
-    )
-  completions = item["completions"]
-  if isinstance(completions, str | dict) or not len(completions):
-    raise UserError(
-      f"completions: expected a list of one or more, got {completions!r:.60}: "
-      "put a single completion in a list."
-    )
-  return Record(
-    kind="unlabelled",
-    prompt=_turns(item["prompt"], "prompt"),
-    completions=tuple(
-      _turns(c, f"completion {k}") for k, c in enumerate(completions)
-    ),
-  )
-
-
-def _load_run(cls, workdir, which, step, dtype, mesh):
-  run = json.loads((workdir / "run.json").read_text())
-  config = ConfigDict(run["config"])
-  reading = Reading(
-    template=config.data.template,
-    read_at=config.data.read_at,
-    row_len=config.data.row_len,
-    overlong="drop",
-    layout="shared",
-    align=config.data.align,
-    pooling=config.model.pooling,
-  )
-  tokenizer = load_tokenizer(config.init.tokenizer or config.init["from"])
-  ours = fingerprint(tokenizer, tokenizer.chat_template, policy(reading))
-  try:
-    check_fingerprint(run["fingerprint"], ours)
-  except UserError as error:
-    raise UserError(f"{workdir}: {error}") from error
-  spec, params, step = read_run(workdir, which, step, tokenizer)
-  spec = dataclasses.replace(spec, dtype=dtype, remat=False, attention="blocks")
-  return cls(
-    spec,
-    _placed(spec, params, mesh),
-    tokenizer,
-    reading,
-    run=Run(workdir, step, config),
-    mesh=mesh,
-  )

@@ -8,11 +8,12 @@ import subprocess
 import sys
 
 import pytest
+from absl import flags
 
 from rm_jax import RewardModel
 from rm_jax.config import base, get
 from rm_jax.losses import LOSSES
-from rm_jax.main import VERBS
+from rm_jax.verbs import export
 from tests import tiny_run, trained
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -47,15 +48,14 @@ def test_every_loss_and_link_is_one():
 
 
 def test_the_flags_of_export_are_those():
-  VERBS["export"].define()
-  from absl import flags
-
+  known = set(flags.FLAGS)
+  export.define_flags()
   try:
     for flag in ("dtype", "max_shard_gb", "architecture", "average", "out"):
       assert f"--{flag}" in TEXT and flag in flags.FLAGS
   finally:
-    for name in list(flags.FLAGS.flags_by_module_dict()["rm_jax.main"]):
-      delattr(flags.FLAGS, name.name)
+    for name in set(flags.FLAGS) - known:
+      delattr(flags.FLAGS, name)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from rm_jax import main
 from rm_jax.config import CHOICES, base
+from rm_jax.verbs import VERBS
 
 SET_BY_VERBS = (
   "jax_compilation_cache_dir",
@@ -120,7 +121,7 @@ def test_every_name_is_still_a_key():
 @pytest.mark.parametrize("seed", range(10))
 def test_an_unknown_verb(refused, seed):
   rng = random.Random(seed)
-  verb = list(rng.choice(list(main.VERBS)))
+  verb = list(rng.choice(list(VERBS)))
   verb.insert(rng.randrange(len(verb) + 1), rng.choice("xyz-_9\n é"))
   verb = "".join(verb)
   assert repr(verb) in refused(verb, "--model=x")

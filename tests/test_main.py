@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from rm_jax.main import VERBS
+from rm_jax.verbs import VERBS
 from tests import tiny_run, trained
 
 ROOT = tiny_run.ROOT
@@ -55,12 +55,14 @@ def test_help_is_quick(words):
 
 
 def test_help_of_every_verb_without_jax():
-  # Catches a verb's imports at the top of a file: help would take seconds.
+  # Catches a verb's imports at the top of a file: help would take seconds; and
+  # verbs that are imported though another was called.
   code = """
 import contextlib, io, sys
 from absl import flags
-from rm_jax import main
-asked = [["--help"], ["help"], ["-h"], *([v, "--help"] for v in main.VERBS)]
+from rm_jax import main, verbs
+asked = [["--help"], ["help"], ["-h"], *([v, "--help"] for v in verbs.VERBS)]
+loaded = set()
 for argv in asked:
   out = io.StringIO()
   with contextlib.redirect_stdout(out):
@@ -69,6 +71,9 @@ for argv in asked:
     except SystemExit as stop:
       assert stop.code == 0, argv
   print(out.getvalue())
+  loaded |= {argv[0]} & set(verbs.VERBS)
+  found = {v for v in verbs.VERBS if f"rm_jax.verbs.{v}" in sys.modules}
+  assert found == loaded, (argv, found)
   for name in list(flags.FLAGS):
     delattr(flags.FLAGS, name)
 heavy = {"jax", "matplotlib", "transformers", "orbax", "grain"}
@@ -82,9 +87,9 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
     env=os.environ | {"PYTHONPATH": str(ROOT)},
   )
   assert done.returncode == 0, done.stderr
-  for name, verb in VERBS.items():
-    assert f"  {name:12}{verb.summary}" in done.stdout
-    assert f"rm-jax {name}: {verb.summary}" in done.stdout
+  for name, summary in VERBS.items():
+    assert f"  {name:12}{summary}" in done.stdout
+    assert f"rm-jax {name}: {summary}" in done.stdout
     assert f"  rm-jax {name} " in done.stdout  # an example to copy
   for text in (
     "--config.optim.lr=1e-05",

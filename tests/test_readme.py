@@ -14,10 +14,10 @@ from rm_jax.config import validate
 from rm_jax.data.catalogue import format_table
 from rm_jax.evals import arms, seeds
 from rm_jax.losses import KIND, LOSSES
-from rm_jax.main import VERBS
 from rm_jax.margins import MARGINS
 from rm_jax.objectives import SUMS
 from rm_jax.train.tasks import read_tasks
+from rm_jax.verbs import VERBS
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -151,9 +151,14 @@ def table(design: Design, results: dict) -> str:
       f"({told['agree']} of {told['seeds']} seeds) | {outcome.published} | "
       f"{outcome.comparable} |"
     )
+  # The file sorts its keys: the order is the design's. Of an earlier design
+  # (`in_words` says so) names may be left, which come last.
+  order = [c.name for c in (*design.checks, *design.conditions)]
+  order += sorted(results["checks"].keys() - set(order))
   held = [
-    f"{name}: {'holds' if ok else 'does not hold'}"
-    for name, ok in results["checks"].items()
+    f"{name}: {'holds' if results['checks'][name] else 'does not hold'}"
+    for name in order
+    if name in results["checks"]
   ]
   if held:
     lines += ["", f"Checks: {'; '.join(held)}."]

@@ -138,6 +138,7 @@ def score_lines(
   before: int = 0,
   last: int | None = None,
   total: int | None = None,
+  saved=lambda done: None,
 ) -> dict:
   """Scores the rows that are left; returns the progress, which is complete.
 
@@ -146,6 +147,7 @@ def score_lines(
     before: lines that are not of this output, at the beginning,
     last: and the last that is; None: to the end.
     total: lines in all, where it is known.
+    saved: (progress) -> None, called once a chunk of rows is on disk.
   """
   if done["complete"]:
     return done
@@ -181,6 +183,7 @@ def score_lines(
       }
       # After the rows: what it counts is on disk.
       write_json(paths.progress, done)
+      saved(done)
   done["complete"] = True
   write_json(paths.progress, done)
   return done

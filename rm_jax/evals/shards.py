@@ -20,10 +20,11 @@ from rm_jax.data.sources import read_rows
 from rm_jax.evals.output import Paths, digest_file, find_progress
 from rm_jax.evals.score import CHUNK_ROWS, begin, find_input, score_lines
 from rm_jax.inference import RewardModel
-from rm_jax.train import hosts
+from rm_jax.train import board, hosts
 from rm_jax.train.results import commit, versions
 from rm_jax.types import UserError
 
+BOARD = "score"
 NAME = re.compile(r"(scores|progress)-\d{5}-of-(\d{5})\.json")
 
 
@@ -51,6 +52,7 @@ def score_shards(
   Raises:
     UserError: as of `score_file`; the folder was begun in another number of
       shards, or is a file; hosts that differ in what they are to do.
+    LostHost: another host hangs.
   """
   folder = pathlib.Path(folder)
   file = find_input(pathlib.Path(input), kind)
@@ -67,14 +69,12 @@ def score_shards(
     begun | {"shards": shards, "commit": commit(), "versions": versions()}
   )
   folder.mkdir(parents=True, exist_ok=True)
-  counts = np.zeros(2, np.int32)
   spans = cut_lines(file, lines, shards)
-  for index in range(jax.process_index(), shards, jax.process_count()):
-    counts += _score_shard(
-      reward_model, file, folder, begun, spans, index=index
-    )
-  # Also so that no host ends, and with it the run, before the last is done.
-  scored, rejected = hosts.gather(counts).reshape(-1, 2).sum(0)
+  own = [
+    _score_shard(reward_model, file, folder, begun, spans, index=index)
+    for index in range(jax.process_index(), shards, jax.process_count())
+  ]
+  scored, rejected = np.sum(_of_all(own, folder), axis=0)
   return (
     f"{scored} rows scored into {shards} shards in {folder}, {rejected} "
     "rejected"
@@ -103,6 +103,23 @@ def shard_name(what: str, index: int, shards: int) -> str:
   return f"{what}-{index:05d}-of-{shards:05d}"
 
 
+def _of_all(own: list, folder) -> list:
+  """[rows scored, rejected] of every shard, on every host.
+
+  Also so that no host ends, and with it the run, before the last is done.
+  """
+  if jax.process_count() == 1:
+    return own
+  board.post(BOARD, "its end", own)
+  lists = board.wait_for_all(
+    lambda: board.read(BOARD),
+    jax.process_count(),
+    silent=board.SILENT_SECONDS,
+    kept=str(folder),
+  )
+  return [counts for of_host in lists for counts in of_host]
+
+
 def _score_shard(model, file, folder, begun, spans, *, index) -> list[int]:
   """[rows scored, rejected] of a shard, which is complete then."""
   named = folder / f"{shard_name('scores', index, len(spans))}.jsonl"
@@ -113,7 +130,13 @@ def _score_shard(model, file, folder, begun, spans, *, index) -> list[int]:
     folder / f"{shard_name('progress', index, len(spans))}.json",
   )
   before, last = spans[index]
+
+  def tell(done):
+    line = max(before, done["line"])
+    board.post(BOARD, f"shard {index} of {len(spans)}, line {line:,}")
+
   done = find_progress(paths, begun | {"lines": [before, last]})
+  tell(done)
   done = score_lines(
     model,
     file,
@@ -122,6 +145,7 @@ def _score_shard(model, file, folder, begun, spans, *, index) -> list[int]:
     before=before,
     last=last,
     total=None if last is None else last - before,
+    saved=tell,
   )
   if paths.output == partial:
     os.replace(partial, named)

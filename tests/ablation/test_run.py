@@ -308,7 +308,7 @@ def test_a_metric_that_is_no_number_fails_its_job(tmp_path):
   assert "metric tokens is not a number" in log
 
 
-def test_the_table_has_what_was_published(tmp_path):
+def test_the_table_has_what_was_published(tmp_path, capsys):
   folder = write_toy(tmp_path)
   do_jobs(folder, EVERY)
   in_process(folder)
@@ -316,5 +316,10 @@ def test_the_table_has_what_was_published(tmp_path):
   results = json.loads((folder / "toy/results.json").read_text())
   lines = table(design, results).splitlines()
   assert lines[0] == "| arm | size | tokens |"
-  assert lines[-1] == "Checks: sizes are there: holds."
+  # Wrong: the order of the keys in the file for that of the design.
+  assert lines[-1] == (
+    "Checks: sizes are there: holds; more is large: holds; few: holds."
+  )
+  assert "\n".join(lines) in capsys.readouterr().out
+  assert "\n".join(lines) in (folder / "toy/README.md").read_text()
   assert "| reproduced (8 of 8 seeds) | +2 | a toy |" in lines[-3]

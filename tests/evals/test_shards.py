@@ -206,6 +206,49 @@ def test_two_hosts_share_the_shards(tmp_path, workdir, data, whole):
   assert_is(out, whole, 5)
 
 
+# The second chunk of a host takes for ever.
+HANGS = """
+import time
+rows_of, chunks = score._score_rows, []
+def hang(*arguments):
+  chunks.append(1)
+  if len(chunks) == 2:
+    time.sleep(600)
+  return rows_of(*arguments)
+score._score_rows = hang
+"""
+IMPATIENT = "from rm_jax.train import board\nboard.SILENT_SECONDS = 4"
+
+
+@pytest.mark.slow
+def test_a_host_that_hangs_is_named_and_what_is_there_is_kept(
+  tmp_path, workdir, data, whole
+):
+  # Wrong: a first host that waits for ever in a collective.
+  out = tmp_path / "out"
+  go = ["score", f"--model={workdir}", f"--input={data}", f"--output={out}"]
+  go = [*go, "--shards=2"]
+  first, second = tiny_run.start_hosts(
+    go, before=(FEWER + IMPATIENT, FEWER + HANGS)
+  )
+  try:
+    _, err = first.communicate(timeout=300)
+    second.communicate(timeout=60)  # it does not outlive the first
+  finally:
+    second.kill()
+  assert first.returncode == 1, err
+  assert err.splitlines()[-1] == (
+    f"rm-jax: error: {out}: no sign of life for 0.0667 minutes from host 1 "
+    "(last at shard 1 of 2, line 64); the other 1 of 2 hosts are done. Its "
+    "log may say why it hangs. What is there is kept: end the command on all "
+    "hosts, then start it again to go on."
+  )
+  both = tiny_run.start_hosts(go, before=(FEWER, FEWER))
+  said = [(p, *p.communicate(timeout=300)) for p in both]
+  assert all(process.returncode == 0 for process, *_ in said), said
+  assert_is(out, whole, 2)
+
+
 @pytest.mark.parametrize("lines", [0, 1, 7, 8, 9, 64, 70, 1000])
 @pytest.mark.parametrize("count", [1, 3, 16])
 def test_every_line_is_in_one_shard(lines, count):
