@@ -64,6 +64,47 @@ def test_a_relative_correlates_as_asked():
   assert r == pytest.approx(0.5, abs=0.15)  # tables are small
 
 
+def test_a_conflicting_relative_correlates_below_zero():
+  # Over many worlds the correlation of gold is that of the tables: the terms
+  # of gold do not correlate and their squared weights add up to 1.
+  found = []
+  for seed in range(12):
+    rng = np.random.default_rng([100, seed])
+    world, t = texts(seed, prompts=500)
+    other = utility.draw_relative(rng, world, correlation=-0.5)
+    theirs = utility.gold(other, t.prompts, t.completions, t.lengths)
+    assert theirs.var() == pytest.approx(1.0, abs=0.2)
+    found.append(np.corrcoef(theirs.ravel(), t.gold.ravel())[0, 1])
+  assert np.mean(found) == pytest.approx(-0.5, abs=0.1)
+
+
+def test_prompts_are_of_the_classes_asked_for():
+  # Two utilities in one data set: the class says which one judges.
+  world, helpful = texts(prompts=1_000, classes=(1, 2))
+  rng = np.random.default_rng(3)
+  other = utility.draw_relative(rng, world, correlation=-0.5)
+  harmless = draw_texts(rng, other, prompts=250, completions=4, classes=(3, 4))
+  both = utility.joined(helpful, harmless)
+  of = both.prompts[:, 0]
+  assert set(of[:1_000]) == {1, 2} and set(of[1_000:]) == {3, 4}
+  assert np.mean(of == 1) == pytest.approx(0.4, abs=4 * 0.5 / 1_250**0.5)
+  for own, rows in ((world, slice(1_000)), (other, slice(1_000, None))):
+    part = utility.Texts(*(x[rows] for x in both))
+    want = utility.gold(own, part.prompts, part.completions, part.lengths)
+    np.testing.assert_array_equal(part.gold, want)
+
+
+def test_completions_of_one_length_are_equally_long():
+  world, t = texts(prompts=500, one_length=True)
+  assert (t.lengths == t.lengths[:, :1]).all()
+  assert set(t.lengths[:, 0]) == set(range(8, 18))
+  last = np.take_along_axis(t.completions, t.lengths[..., None] - 1, -1)
+  assert utility.is_content(last).all()
+  past = np.arange(18) >= t.lengths[..., None]
+  assert (t.completions[past] == utility.END).all()
+  assert t.gold.var() == pytest.approx(1.0, abs=0.12)
+
+
 def test_a_row_holds_every_completion_and_ends_it():
   _, t = texts(prompts=200)
   c = token_config(seed=0, steps=2, groups=2, loss="all_pairs", rate=1e-3)

@@ -101,23 +101,35 @@ def draw_texts(
   prompts: int,
   completions: int,
   unsafe: float = 0.0,
+  classes: tuple = CLASSES,
+  one_length: bool = False,
 ) -> Texts:
   """Random prompts with random completions and their gold.
 
   Args:
     unsafe: share of the completions whose last content token is UNSAFE, which
       gold counts as worth 0.
+    classes: of CLASSES, those that prompts are of, each as often.
+    one_length: the completions of a prompt are equally long, so that what a
+      language model says of their lengths does not rank them.
   """
   asked = rng.choice(CONTENT, (prompts, PROMPT))
-  asked[:, 0] = rng.choice(CLASSES, prompts)
+  asked[:, 0] = rng.choice(classes, prompts)
   shape = (prompts, completions)
   lengths = rng.integers(SHORTEST, LONGEST + 1, shape)
+  if one_length:
+    lengths = np.repeat(lengths[:, :1], completions, axis=1)
   tokens = rng.choice(CONTENT, (*shape, LONGEST + 1))
   last = np.arange(LONGEST + 1) == lengths[..., None] - 1
   marked = rng.random(shape) < unsafe
   tokens = np.where(last & marked[..., None], UNSAFE, tokens)
   tokens = np.where(np.arange(LONGEST + 1) < lengths[..., None], tokens, END)
   return Texts(asked, tokens, lengths, gold(world, asked, tokens, lengths))
+
+
+def joined(first: Texts, second: Texts) -> Texts:
+  """The prompts of both, with as many completions each."""
+  return Texts(*map(np.concatenate, zip(first, second, strict=True)))
 
 
 def gold(
