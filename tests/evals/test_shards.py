@@ -237,9 +237,10 @@ def test_a_host_that_hangs_is_named_and_what_is_there_is_kept(
   finally:
     second.kill()
   assert first.returncode == 1, err
+  # A chunk of four devices is 32 rows: lines 33 to 68, four of them blank.
   assert err.splitlines()[-1] == (
     f"rm-jax: error: {out}: no sign of life for 0.0667 minutes from host 1 "
-    "(last at shard 1 of 2, line 64); the other 1 of 2 hosts are done. Its "
+    "(last at shard 1 of 2, line 68); the other 1 of 2 hosts are done. Its "
     "log may say why it hangs. What is there is kept: end the command on all "
     "hosts, then start it again to go on."
   )
