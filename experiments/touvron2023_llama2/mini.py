@@ -139,11 +139,13 @@ DESIGN = dict(
     seeds=(100, 101, 102, 103),
     metric="average",
     lower=False,
+    arms=("none", "small", "large"),
   ),
 )
 
-# Not tuned yet: the winners of --tune, on seeds 100 to 103, go here.
-RATES = dict.fromkeys(DESIGN["arms"], 3e-3)
+# Not tuned yet: the winners of --tune, on seeds 100 to 103, go here. The safety
+# arms have the pairwise loss of none and take its rate.
+RATES = dict(none=3e-3, small=3e-3, large=3e-3)
 K = 5  # completions of an evaluation prompt: 10 comparisons
 
 
@@ -218,7 +220,10 @@ def job(arm, seed, *, steps, pairs, test, rate=None):
     unsafe, steps = UNSAFE, max(2, round(steps * SAFETY_STEPS))
   train, held = data(seed, all_pairs, test, unsafe)
   *_, strength, groups = train
-  c, parts = config(seed, steps, pairs, rate or RATES[arm]), None
+  c, parts = (
+    config(seed, steps, pairs, rate or RATES.get(arm, RATES["none"])),
+    None,
+  )
   if arm in MARGINS:
     groups = with_margins(groups, FUNCTIONS[MARGINS[arm]](strength))
   if SAFETY.get(arm):
