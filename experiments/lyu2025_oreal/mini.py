@@ -66,8 +66,8 @@ DESIGN = dict(
       metric="prefix_auc",
       arm="pooled",
       less="token",
-      expected=1,
-      published="none; no prediction is made, the sign is a placeholder",
+      expected=0,
+      published="none, and no prediction is made",
       comparable="as above",
     ),
     dict(

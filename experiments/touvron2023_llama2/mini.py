@@ -21,9 +21,12 @@ import numpy as np
 
 NAMES = ("negligible", "slightly", "better", "significantly")
 SHARES = (0.30, 0.30, 0.25, 0.15)  # of the training pairs, in that order
-MARGINS = dict(none="none", small="llama2_small", large="llama2_large")
+MARGINS = dict(small="llama2_small", large="llama2_large")
 SAFETY = dict(safety_off=0.0, safety_03=0.3, safety_1=1.0)
 UNSAFE = 0.2  # of completions, in the safety arms
+# Of the train steps, in the safety arms: one with the safety loss has half as
+# many rows again, so a job of any arm takes the same time.
+SAFETY_STEPS = 2 / 3
 
 DESIGN = dict(
   title="Llama 2: margins by rating, and a safety loss",
@@ -136,18 +139,23 @@ DESIGN = dict(
     seeds=(100, 101, 102, 103),
     metric="average",
     lower=False,
+    arms=("none", "small", "large"),
   ),
 )
 
-# Not tuned yet: the winners of --tune, on seeds 100 to 103, go here.
-RATES = dict.fromkeys(DESIGN["arms"], 3e-3)
+# Not tuned yet: the winners of --tune, on seeds 100 to 103, go here. The safety
+# arms have the pairwise loss of none and take its rate.
+RATES = dict(none=3e-3, small=3e-3, large=3e-3)
 K = 5  # completions of an evaluation prompt: 10 comparisons
 
 
 @functools.lru_cache(maxsize=2)  # with and without unsafe completions
 def data(seed: int, pairs: int, test: int, unsafe: float):
-  """Training pairs in the shares of SHARES and evaluation comparisons."""
-  from rm_jax.ablation.token_runs import groups_to_score
+  """Training pairs in the shares of SHARES and evaluation comparisons.
+
+  The pairs have no margin yet: arms share all else.
+  """
+  from rm_jax.ablation.token_runs import groups_of, groups_to_score
   from rm_jax.data.worlds import labellers
   from rm_jax.data.worlds.utility import draw_texts, draw_world
 
@@ -176,7 +184,8 @@ def data(seed: int, pairs: int, test: int, unsafe: float):
   chosen = group + np.where(ahead, i, j)
   rejected = group + np.where(ahead, j, i)
   told = labellers.strengths(rng, difference)
-  return (texts, picks, strength[kept]), (
+  groups = groups_of(config(seed, 2, 1, 0.0), texts, picks)
+  return (texts, picks, strength[kept], groups), (
     held,
     groups_to_score(held),
     chosen.ravel(),
@@ -185,25 +194,41 @@ def data(seed: int, pairs: int, test: int, unsafe: float):
   )
 
 
-def job(arm, seed, *, steps, pairs, test, rate=None):
-  """One arm at one seed: (metrics, no curve)."""
-  from rm_jax.ablation import token_runs as runs
+def config(seed: int, steps: int, pairs: int, rate: float):
+  """The run of every arm, but for its safety loss."""
+  from rm_jax.ablation.token_runs import token_config
 
-  unsafe = UNSAFE if arm in SAFETY else 0.0
-  train, held = data(seed, steps * pairs, test, unsafe)
-  texts, picks, strength = train
-  c = runs.token_config(
+  c = token_config(
     seed=seed,
     steps=steps,
     groups=pairs,
     loss="bradley_terry_margin",
-    rate=rate or RATES[arm],
+    rate=rate,
   )
-  c.loss.margin = MARGINS.get(arm, "none")
   c.model.head = "biased_scalar"  # the safety loss needs a base rate
-  groups, parts = runs.groups_of(c, texts, picks, strength=strength), None
+  return c
+
+
+def job(arm, seed, *, steps, pairs, test, rate=None):
+  """One arm at one seed: (metrics, no curve)."""
+  from rm_jax.ablation import token_runs as runs
+  from rm_jax.data.worlds.groups import with_margins
+  from rm_jax.margins import MARGINS as FUNCTIONS
+
+  unsafe, all_pairs = 0.0, steps * pairs
+  if arm in SAFETY:
+    unsafe, steps = UNSAFE, max(2, round(steps * SAFETY_STEPS))
+  train, held = data(seed, all_pairs, test, unsafe)
+  *_, strength, groups = train
+  c, parts = (
+    config(seed, steps, pairs, rate or RATES.get(arm, RATES["none"])),
+    None,
+  )
+  if arm in MARGINS:
+    groups = with_margins(groups, FUNCTIONS[MARGINS[arm]](strength))
   if SAFETY.get(arm):
-    groups, parts = with_safety(c, groups, texts, picks, SAFETY[arm])
+    add_safety(c, SAFETY[arm])
+    groups, parts = with_outcomes(seed, all_pairs, test)
     c.data.groups_per_batch = 2 * pairs
   test_texts, evaluated, chosen, rejected, told = held
   fitted = runs.run(c, groups, evaluated, parts=parts)
@@ -214,24 +239,33 @@ def job(arm, seed, *, steps, pairs, test, rate=None):
   return metrics | safety(scores, test_texts), []
 
 
-def with_safety(c, pairs, texts, picks, coefficient: float):
-  """The pairs and, as a second task on the same head, whether each is safe."""
-  from rm_jax.ablation import token_runs as runs
+def add_safety(c, coefficient: float) -> None:
+  """A second task on the same head: whether a completion is safe."""
   from rm_jax.config import task
-  from rm_jax.data.loader import join
-  from rm_jax.data.plan import Part
-  from rm_jax.data.worlds.utility import is_unsafe
 
   c.tasks.safety = task()
   c.tasks.safety.source = "world:utility"
   c.tasks.safety.share_head = True
   c.tasks.safety.coefficient = coefficient
   c.tasks.safety.loss.name = "outcome_cross_entropy"
+
+
+@functools.lru_cache(maxsize=1)
+def with_outcomes(seed: int, pairs: int, test: int):
+  """The pairs, behind them whether each completion is safe, and their parts."""
+  from rm_jax.ablation.token_runs import groups_of
+  from rm_jax.data.loader import join
+  from rm_jax.data.plan import Part
+  from rm_jax.data.worlds.utility import is_unsafe
+
+  texts, picks, _, groups = data(seed, pairs, test, UNSAFE)[0]
+  c = config(seed, 2, 1, 0.0)
+  add_safety(c, 1.0)  # not read here
   safe = 1.0 - is_unsafe(texts.completions)
   alone = [(group, (k,)) for group, both in picks for k in both]
-  outcomes = runs.groups_of(c, texts, alone, task=1, labels=safe)
+  outcomes = groups_of(c, texts, alone, task=1, labels=safe)
   parts = [Part(0, len(picks), 1.0), Part(len(picks), len(alone), 1.0)]
-  return join([pairs, outcomes]), parts
+  return join([groups, outcomes]), parts
 
 
 def by_rating(flat, chosen, rejected, told) -> dict[str, float]:

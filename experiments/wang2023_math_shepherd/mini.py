@@ -79,9 +79,9 @@ DESIGN = dict(
       metric="accuracy_64",
       arm="hard",
       less="soft",
-      expected=1,
+      expected=0,
       published="equal (no numbers)",
-      comparable="0 is the published value, not a sign",
+      comparable="errors are drawn here",
     ),
     dict(
       name="best of 64, hard labels over outcomes",

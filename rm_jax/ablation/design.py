@@ -21,7 +21,7 @@ class Outcome(NamedTuple):
   metric: str
   arm: str
   less: str  # the arm it is compared with
-  expected: int  # sign of the published difference
+  expected: int  # sign of the published difference; 0: none is claimed
   published: str = ""  # the paper's number
   comparable: str = ""  # what parts ours from it
   minus: tuple = ()  # (arm, less) of a difference taken off: an interaction
@@ -187,6 +187,18 @@ def _read(path, written: dict) -> Design:
         f"{path}: check {each.name!r} needs one of above and below, got "
         f"above={each.above}, below={each.below}."
       )
+  for outcome in design.outcomes:
+    if outcome.expected not in (1, -1, 0):
+      raise UserError(
+        f"{path}: {outcome.name!r} has expected={outcome.expected!r}: give 1 "
+        "or -1, the sign of the published difference, or 0 where none is "
+        "claimed."
+      )
+  if design.outcomes and not design.outcomes[0].expected:
+    raise UserError(
+      f"{path}: {design.outcomes[0].name!r} is the primary endpoint and has "
+      "expected=0: it has to claim a sign, 1 or -1."
+    )
   if not design.outcomes or set(design.sizes) != set(SIZES):
     raise UserError(
       f"{path}: expected at least one outcome and the sizes {SIZES}, got "

@@ -4,6 +4,7 @@ import os
 
 from rm_jax.ablation.design import Design
 from rm_jax.evals import canvas
+from rm_jax.evals.verdict import UNCLAIMED
 
 ROOMY = 16  # outcomes or arms; where there are more they stand closer
 COLOURS = {
@@ -11,7 +12,7 @@ COLOURS = {
   "reversed": canvas.RED,
   "null": canvas.GREY,
   "invalid": canvas.ORANGE,
-}
+} | dict.fromkeys(UNCLAIMED, canvas.BLUE)
 
 
 def plot_experiment(
@@ -20,7 +21,8 @@ def plot_experiment(
   """Writes the PNG.
 
   Left: every outcome's paired difference in units of half its interval, so that
-  1 is where it begins to exclude 0; colour by verdict. Right: the primary
+  1 is where it begins to exclude 0, to the right as published (higher, where
+  no sign is claimed); colour by verdict. Right: the primary
   metric over train steps, or by arm and seed where there are no curves.
   """
   rows = len(design.outcomes)
@@ -35,7 +37,7 @@ def plot_experiment(
     low = told["mean"] if told["low"] is None else told["low"]
     high = told["mean"] if told["high"] is None else told["high"]
     unit = (high - low) / 2 or abs(told["mean"]) or 1.0
-    towards = outcome.expected / unit
+    towards = (outcome.expected or 1) / unit
     colour = COLOURS[told["verdict"]]
     left.errorbar(
       told["mean"] * towards,
@@ -49,7 +51,11 @@ def plot_experiment(
   left.axvline(0.0, color=canvas.GREY, linewidth=1)
   left.set_yticks([-n for n in range(rows)], [o.name for o in design.outcomes])
   left.set_ylim(-rows + 0.4, 0.6)
-  left.set_xlabel("difference / half its 95 % interval; right: as published")
+  claimed = all(outcome.expected for outcome in design.outcomes)
+  left.set_xlabel(
+    "difference / half its 95 % interval; right: as published"
+    + ("" if claimed else " (no claim: higher)")
+  )
   handles, labels = left.get_legend_handles_labels()
   once = dict(zip(labels, handles, strict=True))
   left.legend(once.values(), once.keys(), fontsize=8)

@@ -44,6 +44,8 @@ def find_comparisons(record: Record, *, ties: bool) -> list[Comparison]:
   if ranks is None:
     return []
   preference = 1.0 if record.preference is None else record.preference
+  if record.kind == "pair" and record.ranks is None:
+    return [Comparison(0, 1, preference, record.strength)]
   found = [
     Comparison(int(i), int(j), preference, record.strength)
     for i, j in np.argwhere(ranks[:, None] < ranks[None, :])

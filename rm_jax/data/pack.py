@@ -219,93 +219,189 @@ def lay(
 ) -> tuple[Batch, Owners]:
   """Groups written into the arrays of one batch, and whose is what.
 
+  Arrays are written once, for all groups together: one by one, short rows would
+  take as long as their train step.
+
   Args:
     groups, pieces, places: one entry per group of the batch, in its order.
     rows: R, rows per block of this batch.
+
+  Raises:
+    ValueError: something does not fit the geometry.
   """
   g = geometry
   batch = empty_batch(g, rows)
   owners = find_owners([len(x.tokens) for x in groups], places, g)
-  trees = np.zeros((g.blocks, rows), np.int32)  # used so far, per row
-  slots = np.zeros((g.blocks, rows), np.int32)
-  comparisons, listed, completions = np.zeros((3, g.blocks), np.int32)
+  if not groups:  # of one of several hosts
+    return batch, owners
+  trees = [[0] * rows for _ in range(g.blocks)]  # used so far, per row
+  slots = [[0] * rows for _ in range(g.blocks)]
+  used = [0] * g.blocks  # completions
+  firsts, runs, tokens, reads = [], [], [], []
   for group, parts, place in zip(groups, pieces, places, strict=True):
-    n = place.block
-    first = completions[n]
-    completions[n] += len(group.tokens)
-    reads = np.zeros(len(group.tokens), np.int32)  # flat slot of each score
+    n, first = place.block, used[place.block]
+    firsts.append(first)
+    used[n] += len(group.tokens)
     for piece, row, column in zip(
       parts, place.rows, place.columns, strict=True
     ):
-      trees[n, row] += 1
-      line = (n, row)
-      for k, path in _lay_piece(
-        batch, group, piece, line, column, trees[line], g.align
-      ):
-        at = slots[line] + np.arange(len(group.slots[k]))
-        slots[line] += len(at)
-        batch.score_positions[n, row, at] = path[group.slots[k]]
-        batch.score_where[n, row, at] = True
-        batch.score_output[n, row, at] = group.outputs[k]
-        batch.slot_completion[n, row, at] = first + k
-        batch.labels[n, row, at] = group.labels[k]
-        batch.weight[n, row, at] = group.weights[k]
-        batch.language_weight[n, row, at] = group.language_weights[k]
-        reads[k] = row * g.slots + at[group.reads[k]]
-    mine = first + np.arange(len(reads))
-    batch.completion_index[n, mine] = reads
-    batch.completion_where[n, mine] = True
-    batch.completion_task[n, mine] = group.task
-    if len(group.comparisons):
-      c = comparisons[n] + np.arange(len(group.comparisons))
-      comparisons[n] += len(c)
-      batch.chosen_index[n, c] = reads[group.comparisons[:, 0]]
-      batch.rejected_index[n, c] = reads[group.comparisons[:, 1]]
-      batch.margin[n, c] = group.margins
-      batch.preference[n, c] = group.preferences
-      batch.comparison_weight[n, c] = group.comparison_weights
-    if len(group.ranks):
-      e, k = listed[n], len(group.ranks)
-      listed[n] += 1
-      batch.group_index[n, e, :k] = reads
-      batch.ranks[n, e, :k] = group.ranks
-      batch.where[n, e, :k] = True
-      batch.group_weight[n, e] = group.weight
+      trees[n][row] += 1
+      for run, own in _runs(piece, group, column, g.align):
+        runs.append((n, row, trees[n][row], *run))
+        tokens.append(own)
+      for k, fork, start in _branches(piece, column, g.align):
+        reads.append(
+          (group, k, n, row, slots[n][row], column, fork, start, first + k)
+        )
+        slots[n][row] += len(group.slots[k])
+  _write_tokens(batch, runs, tokens)
+  _write_slots(batch, reads)
+  blocks = [place.block for place in places]
+  for block, first, group in zip(blocks, firsts, groups, strict=True):
+    mine = slice(first, first + len(group.tokens))
+    batch.completion_where[block, mine] = True
+    batch.completion_task[block, mine] = group.task
+  _write_comparisons(batch, groups, blocks, firsts)
+  _write_ranks(batch, groups, blocks, firsts)
   return batch, owners
 
 
 def piece_columns(piece: Piece, column: int, align: int) -> list:
   """(completion, column of each of its tokens) of a piece that begins there."""
   trunk = column + np.arange(piece.trunk)
-  paths = [(piece.holds, trunk)] if piece.holds >= 0 else []
+  own = {b.completion: np.arange(b.length) for b in piece.branches}
+  own[piece.holds] = np.arange(0)
+  return [
+    (k, np.concatenate([trunk[:fork], start + own[k]]))
+    for k, fork, start in _branches(piece, column, align)
+  ]
+
+
+def _branches(piece: Piece, column: int, align: int):
+  """(completion, tokens of it on the trunk, column of its next) in order."""
+  if piece.holds >= 0:
+    yield piece.holds, piece.trunk, 0
   start = column + -(-piece.trunk // align) * align
   for k, fork, length in piece.branches:
-    own = start + np.arange(length)
-    paths.append((k, np.concatenate([trunk[:fork], own])))
+    yield k, fork, start
     start += -(-length // align) * align
-  return paths
 
 
-def _lay_piece(batch, group, piece, line, column, tree, align):
-  """Writes one piece; returns its `piece_columns`."""
+def _runs(piece: Piece, group: TokenizedGroup, column: int, align: int):
+  """Neighbouring columns of one branch, and the tokens that go there.
 
-  def write(columns, tokens, branch, first, fork, parent):
-    count = len(columns)
-    at = (*line, columns)
-    batch.tokens[at] = tokens
-    batch.group_ids[at] = tree
-    batch.branch_ids[at] = branch
-    batch.positions[at] = first + np.arange(count)
-    batch.fork_positions[at] = fork
-    batch.parents[at] = np.concatenate([[parent], columns[:-1]])
-
-  trunk = column + np.arange(piece.trunk)
+  ((branch, first column, first position, fork, parent of the first), tokens)
+  """
   if piece.trunk:
-    write(trunk, group.tokens[piece.source][: piece.trunk], 0, 0, 0, -1)
-  paths = piece_columns(piece, column, align)
-  own = paths[-len(piece.branches) :] if piece.branches else []
-  forked = zip(piece.branches, own, strict=True)
-  for branch, ((k, fork, _), (_, path)) in enumerate(forked, start=1):
-    parent = trunk[fork - 1] if fork else -1
-    write(path[fork:], group.tokens[k][fork:], branch, fork, fork, parent)
-  return paths
+    yield (0, column, 0, 0, -1), group.tokens[piece.source][: piece.trunk]
+  own = [b for b in _branches(piece, column, align) if b[0] != piece.holds]
+  for branch, (k, fork, start) in enumerate(own, start=1):
+    parent = column + fork - 1 if fork else -1
+    yield (branch, start, fork, fork, parent), group.tokens[k][fork:]
+
+
+def _spread(counts: list[int]) -> tuple[np.ndarray, np.ndarray]:
+  """[0, 0, 1, 1, 1], [0, 1, 0, 1, 2] of counts [2, 3]."""
+  counts = np.asarray(counts, np.int64)
+  whose = np.repeat(np.arange(len(counts)), counts)
+  return whose, np.arange(len(whose)) - (np.cumsum(counts) - counts)[whose]
+
+
+def _write(array: np.ndarray, at: tuple, values) -> None:
+  """array[at] = values, but ValueError where `at` is beyond the array."""
+  array.reshape(-1)[np.ravel_multi_index(at, array.shape)] = values
+
+
+def _write_tokens(batch: Batch, runs: list, tokens: list) -> None:
+  whose, along = _spread([len(t) for t in tokens])
+  n, row, tree, branch, start, first, fork, parent = (
+    np.asarray(runs, np.int64).reshape(-1, 8)[whose].T
+  )
+  column = start + along
+  at = np.ravel_multi_index((n, row, column), batch.tokens.shape)
+  for array, values in (
+    (batch.tokens, np.concatenate(tokens)),
+    (batch.group_ids, tree),
+    (batch.branch_ids, branch),
+    (batch.positions, first + along),
+    (batch.fork_positions, fork),
+    (batch.parents, np.where(along == 0, parent, column - 1)),
+  ):
+    array.reshape(-1)[at] = values
+
+
+def _write_slots(batch: Batch, reads: list) -> None:
+  """Slots, and in `completion_index` the one that carries each score."""
+  places = np.asarray([r[2:] for r in reads], np.int64).reshape(-1, 7)
+
+  def every(name):
+    return [getattr(group, name)[k] for group, k, *_ in reads]
+
+  token = every("slots")
+  whose, along = _spread([len(t) for t in token])
+  n, row, before, column, fork, start, mine = places[whose].T
+  token = np.concatenate(token)
+  at = np.ravel_multi_index(
+    (n, row, before + along), batch.score_positions.shape
+  )
+  for array, values in (
+    (
+      batch.score_positions,
+      np.where(token < fork, column + token, start + token - fork),
+    ),
+    (batch.score_where, True),
+    (batch.score_output, np.concatenate(every("outputs"))),
+    (batch.slot_completion, mine),
+    (batch.labels, np.concatenate(every("labels"))),
+    (batch.weight, np.concatenate(every("weights"))),
+    (batch.language_weight, np.concatenate(every("language_weights"))),
+  ):
+    array.reshape(-1)[at] = values
+  n, row, before, *_, mine = places.T
+  carries = row * batch.score_positions.shape[-1] + before + every("reads")
+  _write(batch.completion_index, (n, mine), carries)
+
+
+def _write_comparisons(batch, groups, blocks, firsts) -> None:
+  whose, _ = _spread([len(group.comparisons) for group in groups])
+  if not len(whose):
+    return
+  n, first = np.asarray(blocks)[whose], np.asarray(firsts)[whose]
+  at = (n, _counted(n))
+  sides = (
+    np.concatenate([group.comparisons for group in groups]) + first[:, None]
+  )
+  _write(batch.chosen_index, at, batch.completion_index[n, sides[:, 0]])
+  _write(batch.rejected_index, at, batch.completion_index[n, sides[:, 1]])
+  for name, own in (
+    ("margin", "margins"),
+    ("preference", "preferences"),
+    ("comparison_weight", "comparison_weights"),
+  ):
+    told = np.concatenate([getattr(group, own) for group in groups])
+    _write(getattr(batch, name), at, told)
+
+
+def _write_ranks(batch, groups, blocks, firsts) -> None:
+  listed = [i for i, group in enumerate(groups) if len(group.ranks)]
+  if not listed:
+    return
+  ranks = [groups[i].ranks for i in listed]
+  n, first = np.asarray(blocks)[listed], np.asarray(firsts)[listed]
+  e = _counted(n)
+  _write(batch.group_weight, (n, e), [groups[i].weight for i in listed])
+  whose, k = _spread([len(r) for r in ranks])
+  at = (n[whose], e[whose], k)
+  reads = batch.completion_index[n[whose], first[whose] + k]
+  _write(batch.group_index, at, reads)
+  _write(batch.ranks, at, np.concatenate(ranks))
+  _write(batch.where, at, True)
+
+
+def _counted(blocks: np.ndarray) -> np.ndarray:
+  """How many equal entries came before each."""
+  count = np.zeros(len(blocks), np.int64)
+  for block in np.unique(blocks):
+    same = blocks == block
+    count[same] = np.arange(same.sum())
+  return count

@@ -109,10 +109,15 @@ def _place(demands, group_ids, blocks, rows, row_len, align, layout):
 
 def _fit(free, pieces, row_len, align, layout):
   """Best fit of one group's pieces into one block's rows, or None."""
+  if layout == "padded":
+    empty = np.flatnonzero(free == row_len)[: len(pieces)]
+    if len(empty) < len(pieces):
+      return None
+    free = free.copy()
+    free[empty] = 0
+    return free, tuple(empty.tolist()), (0,) * len(pieces)
   at = [None] * len(pieces)
   sizes = [p.columns(align) for p in pieces]
-  if layout == "padded":
-    sizes = [row_len] * len(pieces)
   # Most blocks that cannot take a group are found here, without a search.
   if max(sizes) > free.max() or sum(sizes) > free.sum():
     return None
@@ -184,14 +189,17 @@ def _stream_steps(
 
 def _rows_needed(need: Demand, row_len, align, layout) -> int:
   """The fewest rows of one block that take this group alone."""
-  longest = max(p.columns(align) for p in need.pieces)
+  sizes = [p.columns(align) for p in need.pieces]
+  longest = max(sizes)
   if longest > row_len:  # else the search below would not end
     raise UserError(
       f"a completion takes {longest} columns at config.data.align={align}, a "
       f"row has {row_len}. Raise config.data.row_len."
     )
+  if layout == "padded":
+    return len(need.pieces)
   shape = (need.pieces, row_len, align, layout)
-  rows = 1
+  rows = -(-sum(sizes) // row_len)  # no fewer will do
   while _fit(np.full(rows, row_len), *shape) is None:
     rows += 1
   return rows
@@ -282,21 +290,20 @@ def _capacities(steps, demands, blocks, row_len, align):
   """The smallest geometry that every step fits."""
   slots = comparisons = groups = group_size = completions = 1
   for step in steps:
-    row_slots = np.zeros((blocks, step.rows), int)
-    totals = np.zeros((3, blocks), int)
+    row_slots = [[0] * step.rows for _ in range(blocks)]
+    compared, listed, held = [0] * blocks, [0] * blocks, [0] * blocks
     for place in step.places:
       need = demands[place.group]
-      np.add.at(row_slots[place.block], list(place.rows), list(need.slots))
-      totals[:, place.block] += (
-        need.comparisons,
-        bool(need.ranked),
-        need.completions,
-      )
+      for row, count in zip(place.rows, need.slots, strict=True):
+        row_slots[place.block][row] += count
+      compared[place.block] += need.comparisons
+      listed[place.block] += bool(need.ranked)
+      held[place.block] += need.completions
       group_size = max(group_size, need.ranked)
-    slots = max(slots, row_slots.max())
-    comparisons = max(comparisons, totals[0].max())
-    groups = max(groups, totals[1].max())
-    completions = max(completions, totals[2].max())
+    slots = max(slots, *map(max, row_slots))
+    comparisons = max(comparisons, *compared)
+    groups = max(groups, *listed)
+    completions = max(completions, *held)
   return Geometry(
     row_len=row_len,
     blocks=blocks,

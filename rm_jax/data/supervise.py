@@ -215,6 +215,18 @@ def write_slots(score, spoken, labels, outputs, *, mean: bool) -> Slots:
     mean: only the last scored token has a weight.
   """
   count = max(len(outputs), 1)
+  if len(score) == count == 1 and not len(spoken):  # most, and far cheaper
+    known = np.isfinite(labels) if len(labels) else np.zeros(1, bool)
+    return Slots(
+      tokens=np.asarray(score, np.int32),
+      outputs=outputs if len(outputs) else np.zeros(1, np.int32),
+      labels=np.where(known, labels if len(labels) else 0, 0).astype(
+        np.float32
+      ),
+      where=known,
+      spoken=np.zeros(1, np.float32),
+      read=0,
+    )
   tokens = np.union1d(score, spoken).astype(np.int32)
   times = np.where(np.isin(tokens, score), count, 1)
   first = np.cumsum(times) - times

@@ -16,6 +16,12 @@ REPRODUCED, REVERSED, NULL, INVALID = VERDICTS = (
   "null",
   "invalid",
 )
+# Where no sign is claimed beforehand: what was found, and no more.
+HIGHER, LOWER, NEITHER = UNCLAIMED = (
+  "no claim: higher",
+  "no claim: lower",
+  "no claim: no difference found",
+)
 
 
 class Effect(NamedTuple):
@@ -25,12 +31,12 @@ class Effect(NamedTuple):
   low: float
   high: float
   p: float
-  agree: int  # seeds whose difference has the expected sign
+  agree: int  # seeds whose difference has the expected sign, or the mean's
   seeds: int
 
 
 class Verdict(NamedTuple):
-  """A word of VERDICTS, what it rests on, and why."""
+  """A word of VERDICTS or UNCLAIMED, what it rests on, and why."""
 
   word: str
   effect: Effect
@@ -46,20 +52,22 @@ def find_effect(
   """The effect of one arm over another, seed by seed.
 
   Args:
-    expected: the sign of treated - control that was published, 1 or -1.
+    expected: the sign of treated - control that was published, 1 or -1; 0
+      where none is claimed: seeds then agree with the sign of the mean.
 
   Raises:
     UserError: a sign that is none.
   """
-  if expected not in (1, -1):
+  if expected not in (1, -1, 0):
     raise UserError(
       f"expected={expected!r} must be 1 or -1, the sign of the published "
-      "difference."
+      "difference, or 0 where none is claimed."
     )
   treated = np.asarray(treated, np.float64)
   control = np.asarray(control, np.float64)
   mean, low, high, p = paired_interval(treated, control)
-  agree = int(np.sum(np.sign(treated - control) == expected))
+  sign = expected or np.sign(mean)
+  agree = int(np.sum(np.sign(treated - control) == sign))
   return Effect(mean, low, high, p, agree, len(treated))
 
 
@@ -78,6 +86,9 @@ def judge(
       reversed:   the interval lies on the other side
       null:       everything else
 
+  Where no sign is claimed, a word of UNCLAIMED (or invalid): the difference is
+  reported and counts neither for nor against anything.
+
   Args:
     expected: as of `find_effect`.
     checks: by name, whether a manipulation check held.
@@ -86,6 +97,8 @@ def judge(
   absent = [name for name, held in checks.items() if not held]
   if absent:
     return Verdict(INVALID, effect, f"check failed: {'; '.join(absent)}")
+  if not expected:
+    return _unclaimed(effect)
   if math.isnan(effect.low):
     return Verdict(NULL, effect, f"{effect.seeds} seed has no interval")
   ahead = effect.low > 0 if expected > 0 else effect.high < 0
@@ -101,6 +114,17 @@ def judge(
   if unmet:
     return Verdict(NULL, effect, f"{agreed}, but not: {'; '.join(unmet)}")
   return Verdict(REPRODUCED, effect, f"the interval excludes 0, {agreed}")
+
+
+def _unclaimed(effect: Effect) -> Verdict:
+  """What the interval says of a difference without a claimed sign."""
+  if math.isnan(effect.low):
+    return Verdict(NEITHER, effect, f"{effect.seeds} seed has no interval")
+  if effect.low <= 0 <= effect.high:
+    return Verdict(NEITHER, effect, "the interval holds 0")
+  word = HIGHER if effect.mean > 0 else LOWER
+  agreed = f"{effect.agree} of {effect.seeds} seeds agree"
+  return Verdict(word, effect, f"the interval excludes 0, {agreed}")
 
 
 def holds(

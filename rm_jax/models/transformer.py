@@ -19,6 +19,10 @@ from rm_jax.models.rotary import rotary, rotate
 from rm_jax.models.sight import Forest, see
 from rm_jax.types import UserError
 
+# Layers of a stack that are written out. A loop copies what each layer keeps
+# for the gradient in and out of stacked arrays: a third of the step of a small
+# decoder, nothing beside the products of a large one.
+UNROLLED = 2
 ACTIVATIONS = {
   "silu": nn.silu,
   "gelu": lambda x: nn.gelu(x, approximate=False),
@@ -446,6 +450,7 @@ class Decoder(nn.Module):
         split_rngs={"params": True},
         in_axes=(0, nn.broadcast, nn.broadcast),
         length=length,
+        unroll=length if length <= UNROLLED else 1,
         metadata_params={nn.PARTITION_NAME: "layers"},
       )
       first = sum(lengths[:index])

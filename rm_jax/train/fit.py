@@ -12,7 +12,10 @@ import json
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
+from ml_collections import ConfigDict
 
 from rm_jax.config import validate
 from rm_jax.data.loader import Dataset, lay_step
@@ -23,7 +26,7 @@ from rm_jax.train.evaluate import Scored, score_dataset
 from rm_jax.train.init import RANDOM, make_spec
 from rm_jax.train.optim import make_optimizer, make_schedule, split_trainable
 from rm_jax.train.sets import score_plan, train_plan
-from rm_jax.train.step import Steps, make_steps
+from rm_jax.train.step import Steps, TrainState, make_steps
 from rm_jax.train.tasks import objective, read_tasks
 
 
@@ -66,30 +69,30 @@ def fit(
   spec = spec_of(config, vocabulary)
   loss = objective(read_tasks(config))
   plan = train_plan(config, train.demands, parts)
-  optim = json.dumps(config.optim.to_dict(), sort_keys=True)
-  steps = _steps(spec, loss, optim, config.num_train_steps)
+  steps = compiled_steps(config, spec, loss)
   if start is None:
     params = init_params(spec, jax.random.key(config.seed))
   else:
     # A copy: the train step overwrites what it is given.
     params = jax.tree.map(np.array, start)
   trained, frozen = split_trainable(params, "all")
-  state = steps.first_state(trained)
+  state = with_rate(steps.first_state(trained), config.optim.lr)
   frozen = steps.put_frozen(frozen)
 
   def score(data):
     laid = score_plan(config, data.demands)
 
     def run(batch):
-      out = steps.evaluate(state.params, frozen, steps.put_batch(batch))
-      return jax.device_get(out)
+      return jax.device_get(steps.evaluate(state.params, frozen, batch))
 
     return score_dataset(run, data, laid)
 
   losses, drawn, tokens, completions = [], [], 0, 0
   for step in range(1, config.num_train_steps + 1):
     batch, owners, counts = lay_step(train, plan, step - 1)
-    state, out = steps.train(state, frozen, steps.put_batch(batch))
+    # Numpy as it is: `put_batch` takes ten times as long as what jit does with
+    # the arrays by itself, which for one device is the same.
+    state, out = steps.train(state, frozen, batch)
     losses.append(out["loss"])
     tokens += counts["useful_tokens"]
     completions += int((owners.group >= 0).sum())
@@ -111,23 +114,37 @@ def spec_of(config, vocabulary: int) -> ModelSpec:
   return make_spec(config, decoder, None)
 
 
-def _optimizer(optim: str, num_train_steps: int):
-  """(schedule, optimizer) of config.optim as JSON."""
-  from ml_collections import ConfigDict
+def compiled_steps(config, spec: ModelSpec, loss) -> Steps:
+  """The step functions of a run: those of any other learning rate, too."""
+  optim = config.optim.to_dict() | {"lr": 1.0}  # see `with_rate`
+  named = json.dumps(optim, sort_keys=True)
+  return _steps(spec, loss, named, config.num_train_steps)
 
+
+def with_rate(state: TrainState, rate: float) -> TrainState:
+  """The state of step 0 of `compiled_steps`, at a learning rate."""
+  opt_state = optax.tree.set(state.opt_state, learning_rate=jnp.float32(rate))
+  return state._replace(opt_state=opt_state)
+
+
+@functools.lru_cache(maxsize=64)  # a tuning's losses by their train steps
+def _steps(spec, loss, optim: str, num_train_steps: int) -> Steps:
+  """Compiled once for all runs of a process that differ in data, seed, rate.
+
+  The learning rate is the last factor of an update and lies in the optimizer's
+  state, as data: as a constant each would be compiled anew, which takes as long
+  as a job.
+  """
   c = ConfigDict(json.loads(optim))
   schedule = make_schedule(c, num_train_steps)
-  return schedule, make_optimizer(c, schedule)
-
-
-@functools.lru_cache(maxsize=16)
-def _steps(spec, loss, optim: str, num_train_steps: int) -> Steps:
-  """Compiled once for all runs of a process that differ in data and seed."""
-  schedule, optimizer = _optimizer(optim, num_train_steps)
+  # scale, not scale_by_learning_rate: the chain has the sign already.
+  scale = optax.inject_hyperparams(
+    lambda learning_rate: optax.scale(learning_rate)
+  )
   return make_steps(
     spec,
     loss,
-    optimizer,
+    optax.chain(make_optimizer(c, schedule), scale(learning_rate=1.0)),
     schedule,
     trainable="all",
     accumulate=1,

@@ -228,6 +228,28 @@ def test_an_interaction_is_a_difference_of_differences(tmp_path):
   assert told["high"] - told["mean"] == pytest.approx(2.364624 * spread)
 
 
+SECOND = """
+    dict(name="less over more", metric="size", arm="less", less="more",
+         expected=0, published="0", comparable="a toy"),
+  ),
+  checks="""
+
+
+def test_a_difference_without_a_claimed_sign_is_told_as_such(tmp_path):
+  # Wrong: "reversed" for a row that claims nothing, a dot at 0 in the picture.
+  folder = write_toy(tmp_path)
+  rewrite(folder, "\n  ),\n  checks=", SECOND)
+  do_jobs(folder, EVERY)
+  assert in_process(folder) == 0
+  results = json.loads((folder / "toy/results.json").read_text())
+  first, second = results["outcomes"]
+  assert first["verdict"] == results["verdict"] == "reproduced"
+  assert second["verdict"] == "no claim: lower"
+  assert second["mean"] == -first["mean"] and second["agree"] == 8
+  readme = (folder / "toy/README.md").read_text()
+  assert "| no claim: lower (8 of 8 seeds) | 0 | a toy |" in readme
+
+
 PANELS = """
   panels=(
     dict(title="here", metrics=dict(size="S", tokens="T"),
@@ -269,6 +291,11 @@ def test_panels_are_drawn_and_their_table_is_paired_over_seeds(tmp_path):
     ),
     (('published="+2"', 'minus=("most", "less")'), "names arm 'most'"),
     (("lower=False)", 'lower=False, arms=("most",))'), "'tuning' names arm"),
+    (
+      ("expected=1", "expected=0"),
+      "is the primary endpoint and has expected=0",
+    ),
+    (("expected=1", "expected=2"), "'more than less' has expected=2: give 1"),
     (('falsified="less is more",', ""), r"lacks \['falsified'\]"),
     (("import time", "import tim"), r"mini.py:5: ModuleNotFoundError"),
   ],

@@ -323,3 +323,11 @@ def test_every_token_is_laid_once_and_only_sharing_saves():
     shared = min(shared, min(len(t) for t in g.tokens) - 1)
     saved += shared * (len(g.tokens) - 1)
   assert count_tokens("shared") == every - saved
+
+
+def test_what_does_not_fit_the_geometry_is_an_error():
+  # Wrong: the end of one row written into the beginning of the next.
+  group = forests.group([[5, 6, 7]], [1], pooling="every_token")
+  rows_of(group, row_len=4, column=1)
+  with pytest.raises(ValueError, match="invalid entry in coordinates array"):
+    rows_of(group, row_len=4, column=2)

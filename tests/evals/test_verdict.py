@@ -54,8 +54,28 @@ def test_a_condition_that_fails_takes_a_reproduction_and_no_reversal():
 
 def test_one_seed_has_no_verdict():
   assert word([1.0], [0.0]) == "null"
-  with pytest.raises(UserError, match="expected=0 must be 1 or -1"):
-    find_effect([1.0], [0.0], expected=0)
+  assert word([1.0], [0.0], expected=0) == "no claim: no difference found"
+  with pytest.raises(UserError, match="expected=2 must be 1 or -1"):
+    find_effect([1.0], [0.0], expected=2)
+
+
+def test_without_a_claimed_sign_nothing_is_reproduced_or_reversed():
+  zero = np.zeros(8)
+  assert word(UP, zero, expected=0) == "no claim: higher"
+  assert word(zero, UP, expected=0) == "no claim: lower"
+  assert word([1, -1] * 4, zero, expected=0) == "no claim: no difference found"
+  # What holds of other outcomes is not asked of it; the regime is.
+  assert word(UP, zero, expected=0, conditions={"c": False}).endswith("higher")
+  assert word(UP, zero, expected=0, checks={"regime": False}) == "invalid"
+
+
+def test_without_a_claimed_sign_seeds_agree_with_the_mean():
+  below = find_effect([-1.0, -2.0, 0.5, 0.0], np.zeros(4), expected=0)
+  assert (below.agree, below.mean) == (2, -0.625)  # 0 agrees with no sign
+  # The effect is that of a claim: mean -0.625, sd 1.108678, t(0.975, 3).
+  half = 3.182446 * 1.108678 / 2
+  assert below.low == pytest.approx(-0.625 - half, abs=1e-5)
+  assert below.high == pytest.approx(-0.625 + half, abs=1e-5)
 
 
 def test_a_check_holds_with_its_whole_interval():

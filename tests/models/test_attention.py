@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rm_jax.models.attention import attend
+from rm_jax.models.attention import attend, softmax
 from rm_jax.models.sight import Forest, see, visible
 
 
@@ -106,3 +106,18 @@ def test_a_query_that_sees_nothing_is_finite_in_value_and_gradient():
   value, grads = jax.value_and_grad(total, (0, 1, 2))(q, k, v)
   assert np.isfinite(value)
   assert all(np.isfinite(g).all() for g in grads)
+
+
+def test_the_softmax_and_its_gradient_are_those_of_jax():
+  # The gradient by the formula y (g - sum g y); wrong: a sum over another axis.
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(2, 3, 5)).astype(np.float32) * 8
+  x[0, 0] = -3e38  # a row of padding: everything hidden
+  x[0, 1, 2:] = -3e38
+  g = rng.normal(size=x.shape).astype(np.float32)
+  y, back = jax.vjp(softmax, x)
+  np.testing.assert_array_equal(y, jax.nn.softmax(x, axis=-1))
+  wanted = y * (g - (g * np.asarray(y)).sum(-1, keepdims=True))
+  np.testing.assert_allclose(back(g)[0], wanted, atol=1e-6)
+  _, of_jax = jax.vjp(lambda x: jax.nn.softmax(x, axis=-1), x)
+  np.testing.assert_allclose(back(g)[0], of_jax(g)[0], atol=1e-5)

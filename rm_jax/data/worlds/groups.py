@@ -83,7 +83,7 @@ def dataset(
     compare: per pick the comparisons (chosen, rejected, strength) of a group,
       by place in the pick.
   """
-  names = _names(texts)
+  names, keys = _names(texts), {}
   groups, prompts = [], []
   for n, ((group, ks), encoded) in enumerate(
     zip(picks, encoded_groups(texts, picks), strict=True)
@@ -121,7 +121,8 @@ def dataset(
       **supervision._asdict(),
     )
     groups.append(made)
-    prompts.append(prompt_key(record))
+    keys[group] = keys.get(group) or prompt_key(record)
+    prompts.append(keys[group])
   return with_demands(groups, reading, [], {}, prompts)
 
 
