@@ -143,9 +143,9 @@ DESIGN = dict(
   ),
 )
 
-# The winners of --tune, on seeds 100 to 103: mean accuracy 0.665, 0.668 and 0.665,
-# about three points less at 1e-3 and at 1e-2. The safety arms have the pairwise
-# loss of none and take its rate.
+# The winners of --tune, on seeds 100 to 103: mean accuracy 0.665, 0.668 and
+# 0.665, about three points less at 1e-3 and at 1e-2. The safety arms have the
+# pairwise loss of none and take its rate.
 RATES = dict(none=3e-3, small=3e-3, large=3e-3)
 K = 5  # completions of an evaluation prompt: 10 comparisons
 
