@@ -105,8 +105,8 @@ DESIGN = dict(
 )
 
 # The winners of --tune, on seeds 100 to 103: accuracy against gold 0.750,
-# 0.751, 0.695 and 0.723, less at 1e-3 and at 1e-2 for each. A loss has one rate,
-# that of its own noise: judges differ in their rankings only.
+# 0.751, 0.695 and 0.723, less at 1e-3 and at 1e-2 for each. A loss has one
+# rate, that of its own noise: judges differ in their rankings only.
 RATES = dict(pl=3e-3, pairs=3e-3, top=3e-3, one=3e-3)
 
 
