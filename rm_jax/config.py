@@ -93,6 +93,10 @@ def base() -> ConfigDict:
     }
   )
   c.model = model()
+  # Residual dropout in training, of the backbone that all tasks read: the
+  # share of what attention and MLP add to the stream. Masks follow from seed,
+  # train step and token, so no layout, mesh or restart changes them.
+  c.model.dropout = 0.0
   c.loss = loss()
   c.tasks = ConfigDict()  # NAME -> task(), beside the main one
   c.data = ConfigDict(
@@ -292,6 +296,18 @@ def validate(c: ConfigDict) -> None:
       f"layers give, but config.train.trainable={c.train.trainable!r} freezes "
       "none: every layer's output changes. Leave it empty, or set trainable to "
       "head or last:n."
+    )
+  if not 0 <= c.model.dropout < 1:
+    raise UserError(
+      f"config.model.dropout={c.model.dropout} must be in [0, 1): it is the "
+      "share that is left out. 0 leaves out nothing."
+    )
+  if c.model.dropout and c.train.cache_hidden:
+    raise UserError(
+      f"config.model.dropout={c.model.dropout} leaves out another part of the "
+      "frozen layers' sums at every train step, but config.train.cache_hidden="
+      f"{c.train.cache_hidden!r} computes them once. Set dropout to 0 or leave "
+      "cache_hidden empty."
     )
   if (c.optim.name, c.optim.momentum_dtype) == ("adafactor", "bfloat16"):
     raise UserError(

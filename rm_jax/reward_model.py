@@ -33,6 +33,7 @@ class ModelSpec:
   lora: LoraSpec | None = None  # adapters beside the backbone
   attention: str = "blocks"  # how it is computed: config.compute.attention
   results: str = "float32"  # dtype of what products give
+  dropout: float = 0.0  # rate of residual dropout, where a batch has its ids
 
   @property
   def decoder_module(self) -> Decoder:
@@ -41,7 +42,7 @@ class ModelSpec:
 
   def decoder_of(self, decoder: DecoderConfig, segments: tuple) -> Decoder:
     """The module of any decoder that computes as this model does."""
-    how = (self.dtype, self.remat, self.attention, self.results)
+    how = (self.dtype, self.remat, self.attention, self.results, self.dropout)
     return Decoder(decoder, segments, *how)
 
 
@@ -186,6 +187,8 @@ def forward(
   known = {}
   if batch.hidden is not None:
     known = dict(stream=_lines(batch.hidden), begin=spec.frozen)
+  if batch.dropout_ids is not None:
+    known["dropout_ids"] = _lines(batch.dropout_ids)
   states = spec.decoder_module.apply(
     with_adapters(spec.lora, params),
     _lines(batch.tokens),

@@ -150,6 +150,8 @@ class Batch(NamedTuple):
   completion_task: Any  # int32 [N, M]: whose loss and head
   # float32 [N, R, L, D] what the frozen layers gave; None: to be computed.
   hidden: Any = None
+  # uint32 [N, R, L] what dropout masks are drawn from; None: no dropout.
+  dropout_ids: Any = None
 
 
 # {term: (sum of weighted losses, sum of weights)}; means are taken once, late.

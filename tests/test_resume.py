@@ -71,7 +71,7 @@ def test_four_steps_are_two_and_a_kill_and_two(files, tmp_path):
   data, tokenizer = files
   whole, broken = tmp_path / "whole", tmp_path / "broken"
   go = {
-    w: tiny_run.command(data, tokenizer, w, evals__every=2)
+    w: tiny_run.command(data, tokenizer, w, evals__every=2, model__dropout=0.1)
     for w in (whole, broken)
   }
   assert finish(tiny_run.start(go[whole]))[0] == 0

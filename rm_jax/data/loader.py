@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import grain
 import numpy as np
 
+from rm_jax.data.dropout import dropout_ids
 from rm_jax.data.pack import Owners, find_owners, grow, lay
 from rm_jax.data.plan import Plan, demand
 from rm_jax.data.rejects import RecordError, Reject
@@ -241,7 +242,12 @@ def overlong_reject(record: Record, row_len: int) -> Reject:
 
 
 def lay_step(
-  data: Dataset, plan: Plan, step: int, *, blocks: list[int] | None = None
+  data: Dataset,
+  plan: Plan,
+  step: int,
+  *,
+  blocks: list[int] | None = None,
+  dropout: int | None = None,
 ) -> tuple[Batch, Owners, dict]:
   """One batch of the plan, whose scores stand where, and its token counts.
 
@@ -250,6 +256,7 @@ def lay_step(
   Args:
     blocks: lay only these, in this order, as one of several hosts does; no
       group of another block is read. None: all.
+    dropout: seed of the dropout masks. None: nothing is dropped.
   """
   s, g = plan.steps[step], plan.geometry
   demands = [data.demands[p.group] for p in s.places]
@@ -270,6 +277,9 @@ def lay_step(
     states, firsts = data.states
     rows = batch_rows(groups, pieces, places, firsts, **shape)
     batch = batch._replace(hidden=read_states(states, rows))
+  if dropout is not None:
+    ids = dropout_ids(groups, pieces, places, seed=dropout, step=step, **shape)
+    batch = batch._replace(dropout_ids=ids)
   return batch, owners, counts
 
 
@@ -279,6 +289,7 @@ def open_loader(
   *,
   blocks: list[int] | None,
   position: dict | None,
+  dropout: int | None = None,
 ):
   """An iterator of (batch of this host, owners, counts) along the plan.
 
@@ -286,10 +297,11 @@ def open_loader(
     blocks: those of this host; None: all, see `lay_step`.
     position: of `iterator.get_state()`, a JSON object that does not depend on
       the number of hosts; None starts at the first train step.
+    dropout: seed of the dropout masks; None: nothing is dropped.
   """
 
   def read(step):
-    return lay_step(data, plan, int(step), blocks=blocks)
+    return lay_step(data, plan, int(step), blocks=blocks, dropout=dropout)
 
   dataset = grain.MapDataset.range(len(plan.steps)).map(read)
   options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt32
 
 from rm_jax.kernels.splash import see_codes
 from rm_jax.models.attention import Past, attend, attend_past, visible_past
 from rm_jax.models.dots import dot
+from rm_jax.models.dropout import SITES, drop
 from rm_jax.models.rotary import rotary, rotate
 from rm_jax.models.sight import Forest, see
 from rm_jax.types import UserError
@@ -283,16 +284,23 @@ class Layer(nn.Module):
   """Attention and MLP with their norms, added to the residual stream.
 
   `which` of `turns` and of `sights` is this layer's; with one of each it is
-  not read.
+  not read. Where there are `ids` of tokens, what is added is dropped out, with
+  masks of this layer's `number`.
   """
 
   config: DecoderConfig
   dtype: Any
   results: Any
+  dropout: float = 0.0
 
   @nn.compact
-  def __call__(self, x, which, turns, sights, past=None):
+  def __call__(self, x, which, turns, sights, number=None, ids=None, past=None):
     c = self.config
+
+    def kept(h, site):
+      if ids is None:
+        return h
+      return drop(h, ids, SITES * number + site, rate=self.dropout)
 
     def norm(wanted, name, x):
       return Norm(c.norm, c.norm_eps, name=name)(x) if wanted else x
@@ -300,10 +308,10 @@ class Layer(nn.Module):
     attention = Attention(c, self.dtype, self.results, name="attn")
     h = norm(c.pre_norm, "attn_norm", x)
     h = attention(h, which, turns, sights, past)
-    after = x + norm(c.post_norm, "attn_post_norm", h)
+    after = x + kept(norm(c.post_norm, "attn_post_norm", h), 0)
     mlp = MLP(c, self.dtype, self.results, name="mlp")
     h = mlp(norm(c.pre_norm, "mlp_norm", x if c.parallel else after))
-    x = after + norm(c.post_norm, "mlp_post_norm", h)
+    x = after + kept(norm(c.post_norm, "mlp_post_norm", h), 1)
     x = x.astype(self.results)  # a norm's result is float32
     x = nn.with_logical_constraint(x, ("batch", "length", "stream"))
     return x, None  # the pair that scan expects: carry, output per layer
@@ -372,6 +380,8 @@ class Decoder(nn.Module):
     stream: [B, L, D] what the stacks before `begin` gave, in place of tokens.
     begin, end: the stacks to run; an `end` gives the residual stream there,
       before the final norm.
+    dropout_ids: from what the masks of each token are drawn; None: nothing is
+      dropped, as in evaluation.
   """
 
   config: DecoderConfig
@@ -380,6 +390,7 @@ class Decoder(nn.Module):
   remat: bool
   attention: str = "blocks"
   results: Any = jnp.float32
+  dropout: float = 0.0  # rate of residual dropout, in training
 
   @nn.compact
   def __call__(
@@ -391,6 +402,7 @@ class Decoder(nn.Module):
     stream: Float[Array, "B L D"] | None = None,
     begin: int = 0,
     end: int | None = None,
+    dropout_ids: UInt32[Array, "B L"] | None = None,
   ) -> Float[Array, "B L D"]:
     c = self.config
     if sum(self.segments) != c.layers:
@@ -434,7 +446,7 @@ class Decoder(nn.Module):
     for index, before in enumerate(past):
       one = Layer(c, self.dtype, self.results, name=f"layers_{index}")
       turns, sights = zip(made[kinds[index]], strict=True)
-      x, _ = one(x, 0, turns, sights, before)
+      x, _ = one(x, 0, turns, sights, past=before)
     layer = Layer
     if self.remat:
       layer = nn.remat(
@@ -443,12 +455,13 @@ class Decoder(nn.Module):
         policy=jax.checkpoint_policies.nothing_saveable,
       )
     lengths = () if past else self.segments
+    ids = dropout_ids if self.dropout else None
     for index, length in list(enumerate(lengths))[begin:end]:
       stack = nn.scan(
         layer,
         variable_axes={"params": 0, "intermediates": 0, "lora": 0},
         split_rngs={"params": True},
-        in_axes=(0, nn.broadcast, nn.broadcast),
+        in_axes=(0, nn.broadcast, nn.broadcast, 0, nn.broadcast),
         length=length,
         unroll=length if length <= UNROLLED else 1,
         metadata_params={nn.PARTITION_NAME: "layers"},
@@ -458,8 +471,11 @@ class Decoder(nn.Module):
       here = sorted(set(own))
       which = jnp.array([here.index(kind) for kind in own], jnp.int32)
       turns, sights = zip(*(made[kind] for kind in here), strict=True)
-      stack = stack(c, self.dtype, self.results, name=f"layers_{index}")
-      x, _ = stack(x, which, turns, sights)
+      # Numbered through all stacks: masks do not depend on what is frozen.
+      number = None if ids is None else first + jnp.arange(length)
+      how = (self.dtype, self.results, self.dropout)
+      stack = stack(c, *how, name=f"layers_{index}")
+      x, _ = stack(x, which, turns, sights, number, ids)
     if end is not None:
       return x.astype(jnp.float32)
     if c.unembeds and not c.tied:

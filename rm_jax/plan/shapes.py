@@ -130,6 +130,9 @@ def step_shapes(
   if known:
     wide = (*batch.tokens.shape, decoder.width)
     batch = batch._replace(hidden=jax.ShapeDtypeStruct(wide, "float32"))
+  if spec.dropout:
+    ids = jax.ShapeDtypeStruct(batch.tokens.shape, "uint32")
+    batch = batch._replace(dropout_ids=ids)
   return Shapes(
     spec, loss, mesh, steps, state, frozen, batch, config.train.accumulate
   )

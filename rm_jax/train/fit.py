@@ -25,7 +25,7 @@ from rm_jax.reward_model import ModelSpec, init_params
 from rm_jax.train.evaluate import Scored, score_dataset
 from rm_jax.train.init import RANDOM, make_spec
 from rm_jax.train.optim import make_optimizer, make_schedule, split_trainable
-from rm_jax.train.sets import score_plan, train_plan
+from rm_jax.train.sets import dropout_seed, score_plan, train_plan
 from rm_jax.train.step import Steps, TrainState, make_steps
 from rm_jax.train.tasks import objective, read_tasks
 
@@ -87,9 +87,10 @@ def fit(
 
     return score_dataset(run, data, laid)
 
+  masks = dropout_seed(config)
   losses, drawn, tokens, completions = [], [], 0, 0
   for step in range(1, config.num_train_steps + 1):
-    batch, owners, counts = lay_step(train, plan, step - 1)
+    batch, owners, counts = lay_step(train, plan, step - 1, dropout=masks)
     # Numpy as it is: `put_batch` takes ten times as long as what jit does with
     # the arrays by itself, which for one device is the same.
     state, out = steps.train(state, frozen, batch)

@@ -335,6 +335,7 @@ def make_spec(config, decoder, tokenizer) -> ModelSpec:
     ),
     learned=learned(tasks),
     lora=_lora(config),
+    dropout=float(config.model.dropout),
   )
 
 

@@ -52,6 +52,7 @@ from rm_jax.train.optim import (
 )
 from rm_jax.train.results import results, write_scores
 from rm_jax.train.sets import (
+  dropout_seed,
   load_sets,
   score_plan,
   train_plan,
@@ -251,7 +252,13 @@ def _train(config, workdir, place, command, saved, stages, trace_steps):
     return metrics, scored
 
   # ---------------------------------------------------------------- loop
-  loader = open_loader(sets.train, plan, blocks=blocks, position=position)
+  loader = open_loader(
+    sets.train,
+    plan,
+    blocks=blocks,
+    position=position,
+    dropout=dropout_seed(config),
+  )
   metrics = scored = None
   look = watch_hosts()
   with (

@@ -100,6 +100,11 @@ def train_plan(config, demands, parts) -> Plan:
   )
 
 
+def dropout_seed(config) -> int | None:
+  """What the train step's dropout masks are drawn from; None: no dropout."""
+  return config.seed if config.model.dropout else None
+
+
 def score_plan(config, demands) -> Plan:
   """Batches that hold every group once."""
   d = config.data

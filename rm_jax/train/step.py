@@ -95,6 +95,12 @@ def _train_body(spec, loss, optimizer, schedule, accumulate, axis):
     return jax.lax.psum(tree, axis) if axis else tree
 
   def body(state: TrainState, frozen: dict, batch: Batch):
+    if (spec.dropout > 0) != (batch.dropout_ids is not None):
+      raise ValueError(
+        f"a model of dropout {spec.dropout:g} and a batch with"
+        f"{'out' * (batch.dropout_ids is None)} dropout_ids: give `lay_step` "
+        "the seed of the masks where the rate is above 0, and only there."
+      )
     # Weights first: they are data, and the gradient below divides by them.
     weights = total(weight_sums(loss, batch))
 
