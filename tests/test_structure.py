@@ -48,6 +48,7 @@ ARROWS = {
   "step_scores": {"types"},
   "step_errors": {"types", "metrics", "step_scores"},
   "voting": {"types"},
+  "rollouts": MODEL,
   "margins": {"types"},
   "config": {"types"},
   "pooling": MODEL,

@@ -19,6 +19,7 @@ from rm_jax.models.sight import Forest
 from rm_jax.reward_model import ModelSpec, init_params
 from rm_jax.train.fit import Fitted, fit, spec_of
 from rm_jax.train.tasks import read_tasks
+from rm_jax.voting import vote_chances
 
 CHUNK = 1_024  # rows of one evaluation batch
 # Of the backbone that all start from.
@@ -45,20 +46,40 @@ def chain_config(
 
 
 def to_learn(
-  config, problems: Problems, solutions: Solutions, picks=None, **labels
+  config,
+  problems: Problems,
+  solutions: Solutions,
+  picks=None,
+  *,
+  task: int = 0,
+  **labels,
 ) -> Dataset:
   """Solutions one by one, supervised as the config says.
 
   Args:
     picks: of (problem, solution); None: all of them.
+    task: whose supervision; its number in the config.
     labels: `outcomes` or `steps`, see `solution_groups`.
   """
   if picks is None:
     picks = np.argwhere(solutions.lines > 0).tolist()
-  (own,) = read_tasks(config)
+  own = read_tasks(config)[task]
   alone = [(group, (k,)) for group, k in picks]
   return solution_groups(
     problems, solutions, alone, own.reading, own.supervision, **labels
+  )
+
+
+def pairs_to_learn(config, problems: Problems, solutions: Solutions) -> Dataset:
+  """One pair of each problem that has both: its first right and wrong ones."""
+  right = solutions.outcome
+  picks = [
+    (int(g), (int(right[g].argmax()), int((~right[g]).argmax())))
+    for g in np.flatnonzero(right.any(1) & ~right.all(1))
+  ]
+  own = read_tasks(config)[0]
+  return solution_groups(
+    problems, solutions, picks, own.reading, own.supervision
   )
 
 
@@ -118,6 +139,15 @@ def hold(problems: Problems, solutions: Solutions) -> Held:
   unique, index = np.unique(flat, axis=0, return_inverse=True)
   index = index.reshape(counts.shape)
   return Held(problems, solutions, unique[:, 1:], unique[:, 0], index)
+
+
+def to_score(config, held: Held, *, problems: int, samples: int) -> Dataset:
+  """The first problems with their first solutions, for scores in a run."""
+  picks = [(group, tuple(range(samples))) for group in range(problems)]
+  own = read_tasks(config)[0]
+  return solution_groups(
+    held.problems, held.solutions, picks, own.reading, None
+  )
 
 
 class TokenScores(NamedTuple):
@@ -194,4 +224,22 @@ def picked(
   return {
     f"accuracy_{n}": float(accuracy),
     f"trace_error_{n}": float(wrong_trace / accuracy) if accuracy else 0.0,
+  }
+
+
+def voted(
+  weights: Float[np.ndarray, "G K"], solutions: Solutions
+) -> dict[str, float]:
+  """What a vote with these weights picks: see `vote_chances`.
+
+  answer_error: the answer is wrong. trace_error: of the right ones, a line is.
+  """
+  chances = vote_chances(solutions.answers, weights)
+  right = solutions.outcome
+  lucky = right & (solutions.first_error >= 0)
+  accuracy = (chances * right).sum(1).mean()
+  wrong_trace = (chances * lucky).sum(1).mean()
+  return {
+    "answer_error": float(1 - accuracy),
+    "trace_error": float(wrong_trace / accuracy) if accuracy else 0.0,
   }

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from rm_jax.models.attention import Past, soften
 from rm_jax.models.dots import dot
+from rm_jax.models.draws import draw
 from rm_jax.models.sight import Forest
 from rm_jax.models.transformer import Decoder, DecoderConfig, unembedding
 from rm_jax.types import UserError
@@ -26,7 +27,6 @@ from rm_jax.types import UserError
 SIDE_BY_SIDE = 128
 CACHE_BYTES = 1 << 30  # of keys and values in a batch, at most
 SHORTEST = 16  # columns of a prompt: this, or a power of two above it
-BLOCK = 256  # tokens whose mass is added up before any is looked at
 DTYPES = ("bfloat16", "float32")
 
 
@@ -76,48 +76,102 @@ def sample(
   Raises:
     UserError: an empty prompt, or a number or token id out of its range.
   """
+  found = continue_from(
+    config,
+    params,
+    prompts,
+    [[len(prompt)] for prompt in prompts],
+    samples=samples,
+    max_tokens=max_tokens,
+    temperature=temperature,
+    top_p=top_p,
+    stop=stop,
+    seed=seed,
+    dtype=dtype,
+  )
+  return [completions for (completions,) in found]
+
+
+def continue_from(
+  config: DecoderConfig,
+  params: dict,
+  prompts: list[list[int]],
+  forks: list[list[int]],
+  *,
+  samples: int,
+  max_tokens: int,
+  temperature: float,
+  top_p: float,
+  stop: tuple[int, ...],
+  seed: int,
+  dtype: str,
+) -> list[list[list[list[int]]]]:
+  """`samples` completions of prefixes of every prompt: by prompt and fork.
+
+  A prompt is encoded once for all its prefixes: a completion from a fork sees
+  the tokens below it. As `sample` draws them, sample n of fork f by the number
+  f * samples + n. A batch is as wide as the most forks of a prompt ask for, so
+  prompts with equally many cost least.
+
+  Args:
+    forks: of each prompt how many of its tokens the prefixes have, 1 or more.
+
+  Raises:
+    UserError: as `sample`; a fork that its prompt does not have.
+  """
   stop = tuple(stop)
   rule = Rule(config, str(dtype), max_tokens, float(temperature), float(top_p))
   _check(rule, prompts, samples, stop)
-  completions = [[[] for _ in range(samples)] for _ in prompts]
-  if not prompts:
-    return completions
+  _check_forks(prompts, forks)
+  found = [[[[] for _ in range(samples)] for _ in own] for own in forks]
+  most = max(map(len, forks), default=0)
+  if not most:
+    return found
   # Longest first: neighbours share their padding, and memory that does not
   # suffice is missed at once.
   order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
   rows, width = _batch_shape(
-    rule, len(prompts), _bucket(rule, len(prompts[order[0]])), samples
+    rule, len(prompts), _bucket(rule, len(prompts[order[0]])), most * samples
   )
   params = jax.tree.map(jnp.asarray, params)
   layers, table = cut(rule, params)
   ends_by = np.array(stop, np.int32)
   bar = tqdm(
-    total=len(prompts) * samples, desc="sample", unit="completion", disable=None
+    total=sum(map(len, forks)) * samples,
+    desc="sample",
+    unit="completion",
+    disable=None,
   )
   for begin in range(0, len(order), rows):
     batch = order[begin : begin + rows]
     tokens = np.zeros((rows, _bucket(rule, len(prompts[batch[0]]))), np.int32)
     lengths = np.ones(rows, np.int32)
     index = np.full(rows, -1, np.int32)  # rows without a prompt stay -1
+    at = np.ones((rows, most), np.int32)
+    count = np.zeros(rows, np.int32)  # completions of each row
     index[: len(batch)] = batch
     for row, i in enumerate(batch):
       tokens[row, : len(prompts[i])] = prompts[i]
       lengths[row] = len(prompts[i])
-    trunk, hidden = prefill(rule, params, tokens, lengths)
-    for first in range(0, samples, width):
+      at[row, : len(forks[i])] = forks[i]
+      count[row] = len(forks[i]) * samples
+    trunk, hidden = prefill(rule, params, tokens, lengths, at)
+    for first in range(0, most * samples, width):
       number = np.arange(first, first + width, dtype=np.int32)
-      where = (index[:, None] >= 0) & (number < samples)[None]
+      where = number < count[:, None]
+      fork = np.minimum(number // samples, most - 1)
       keys = _keys(jax.random.key(seed), index, number)
-      state = (trunk, hidden, lengths, keys, where)
+      state = (trunk, hidden[:, fork], at[:, fork], keys, where)
       drawn, ends = jax.device_get(
         _decode(rule, layers, table, *state, ends_by)
       )
       for row, column in np.argwhere(where):
         ids = drawn[row, column, : ends[row, column]].tolist()
-        completions[index[row]][number[column]] = ids
+        of, n = divmod(int(number[column]), samples)
+        found[index[row]][of][n] = ids
       bar.update(int(where.sum()))
   bar.close()
-  return completions
+  return found
 
 
 # ---------------------------------------------------------------- one batch
@@ -149,8 +203,9 @@ def prefill(
   params: dict,
   tokens: Int[Array, "B T"],
   lengths: Int[Array, " B"],
-) -> tuple[list, Float[Array, "B 1 D"]]:
-  """(keys, values) of the prompts, by layer; hidden states at their ends."""
+  forks: Int[Array, "B F"],
+) -> tuple[list, Float[Array, "B F D"]]:
+  """(keys, values) of the trunks, by layer; hidden states before the forks."""
   c = rule.config
   columns = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
   columns = jnp.broadcast_to(columns, tokens.shape)
@@ -166,7 +221,7 @@ def prefill(
     for name in ("keys", "values")
   )
   trunk = [(k[n], v[n]) for n in range(c.layers)]
-  return trunk, jnp.take_along_axis(hidden, lengths[:, None, None] - 1, axis=1)
+  return trunk, jnp.take_along_axis(hidden, forks[..., None] - 1, axis=1)
 
 
 @jax.jit
@@ -179,9 +234,9 @@ def _keys(key, index, number):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _decode(
-  rule, params, table, trunk, hidden, lengths, keys, where, stop
+  rule, params, table, trunk, hidden, forks, keys, where, stop
 ) -> tuple[Int[Array, "B L M"], Int[Array, "B L"]]:
-  """Completions of a batch of prompts, and how many tokens each has."""
+  """Completions of a batch of trunks, and how many tokens each has."""
   put = jax.lax.dynamic_update_slice_in_dim
 
   def write(state, hidden, own):
@@ -190,7 +245,9 @@ def _decode(
     logits = dot("bld,vd->blv", hidden, table, dtype=rule.dtype)
     if rule.config.final_soft_cap:
       logits = soften(logits, rule.config.final_soft_cap)
-    drawn = draw(logits, keys, step, rule)
+    drawn = draw(
+      logits, keys, step, temperature=rule.temperature, top_p=rule.top_p
+    )
     tokens = put(tokens, drawn[..., None], step, axis=2)
     ends = jnp.where(done, ends, step + 1)
     done |= (drawn[..., None] == stop[None, None]).any(axis=-1)
@@ -200,7 +257,7 @@ def _decode(
     step, tokens, _, _, own = state
     last = jax.lax.dynamic_index_in_dim(tokens, step - 1, 2, keepdims=False)
     return write(
-      state, *advance(rule, params, trunk, own, last, lengths, step - 1)
+      state, *advance(rule, params, trunk, own, last, forks, step - 1)
     )
 
   def unfinished(state):
@@ -211,7 +268,6 @@ def _decode(
   nothing = jnp.zeros(where.shape, jnp.int32)
   own = empty_branches(rule, *where.shape)
   state = (jnp.int32(0), tokens, nothing, ~where, own)
-  hidden = jnp.broadcast_to(hidden, (*where.shape, hidden.shape[-1]))
   state = write(state, hidden, own)
   _, tokens, ends, _, _ = jax.lax.while_loop(
     unfinished, advance_and_write, state
@@ -232,7 +288,7 @@ def advance(
   trunk: list,
   own: list,
   last: Int[Array, "B L"],
-  lengths: Int[Array, " B"],
+  forks: Int[Array, "B L"],
   column: Int[Array, ""],
 ) -> tuple[Float[Array, "B L D"], list]:
   """Hidden states after one more token of every branch; the branches with it.
@@ -242,12 +298,11 @@ def advance(
     trunk: (keys, values) of every layer, what `prefill` returns.
     own: the same of the branches, which hold `column` tokens.
     last: the tokens.
-    lengths: of the prompts: where the branches fork.
+    forks: trunk tokens that each branch sees.
   """
   c = rule.config
   branches = 1 + jnp.arange(last.shape[1], dtype=jnp.int32)[None]
   branches = jnp.broadcast_to(branches, last.shape)
-  forks = jnp.broadcast_to(lengths[:, None], last.shape)
   forest = Forest(jnp.ones_like(forks), branches, forks + column, forks)
   past = tuple(Past(*t, *o) for t, o in zip(trunk, own, strict=True))
   decoder = Decoder(c, (c.layers,), rule.dtype, remat=False)
@@ -258,86 +313,6 @@ def advance(
   return hidden, [
     (x["attn"]["keys"][0], x["attn"]["values"][0]) for x in layers
   ]
-
-
-# ---------------------------------------------------------------- one token
-
-
-def draw(
-  logits: Float[Array, "B L V"],
-  keys: Array,
-  step: Int[Array, ""],
-  rule: Rule,
-) -> Int[Array, "B L"]:
-  """Token ids, each drawn by its key and the step; see `sample`."""
-  if rule.temperature == 0:
-    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-  below = logits - logits.max(axis=-1, keepdims=True)
-  mass = jnp.exp(below / rule.temperature)
-  if rule.top_p < 1:
-    mass = nucleus(mass, rule.top_p)
-  fold = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))
-  uniform = jax.vmap(jax.vmap(jax.random.uniform))(fold(keys, step))
-  return invert(mass, uniform)
-
-
-def nucleus(mass: Float[Array, "B L V"], top_p: float) -> Float[Array, "B L V"]:
-  """The mass of the fewest tokens that hold `top_p` of it all, 0 elsewhere.
-
-  Most probable first; where tokens tie at the border, all of them stay.
-  `mass` lies in [0, 1]. The least mass that stays is found by bisection over
-  the bits of a float, whose order is that of the numbers: 30 sums, where to
-  sort 49,152 tokens takes ten times as long.
-
-  Source: Holtzman et al. 2020 (ICLR), nucleus sampling.
-  """
-
-  def least(mass):  # [V / BLOCK, BLOCK]: XLA:CPU adds up blocks as vectors
-    needed = top_p * mass.sum(axis=0).sum()
-
-    def halve(_, bounds):
-      low, high = bounds
-      middle = low + (high - low) // 2
-      border = jax.lax.bitcast_convert_type(middle, jnp.float32)
-      held = jnp.where(mass >= border, mass, 0.0).sum(axis=0).sum()
-      enough = held >= needed
-      return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
-
-    above = np.float32(1).view(np.int32) + 1  # nothing weighs so much
-    low, _ = jax.lax.fori_loop(0, 30, halve, (jnp.int32(0), jnp.int32(above)))
-    return jax.lax.bitcast_convert_type(low, jnp.float32)
-
-  # Row by row: a row stays in the cache of a core while it is searched.
-  blocks = _blocks(mass)
-  border = jax.lax.map(least, blocks.reshape(-1, *blocks.shape[2:]))
-  return jnp.where(mass >= border.reshape(*mass.shape[:2], 1), mass, 0.0)
-
-
-def invert(
-  mass: Float[Array, "B L V"], uniform: Float[Array, "B L"]
-) -> Int[Array, "B L"]:
-  """First token at which the running sum exceeds uniform * the whole sum.
-
-  In two stages, block and token: one running sum over the vocabulary costs
-  forty times as much.
-  """
-  blocks = _blocks(mass)
-  sums = jnp.cumsum(blocks.sum(axis=-1), axis=-1)
-  goal = uniform * sums[..., -1]
-  block = (sums <= goal[..., None]).sum(axis=-1)
-  pick = functools.partial(jnp.take_along_axis, axis=2)
-  before = jnp.where(block > 0, pick(sums, block[..., None] - 1)[..., 0], 0.0)
-  inside = pick(blocks, block[..., None, None])[..., 0, :]
-  passed = jnp.cumsum(inside, axis=-1) <= (goal - before)[..., None]
-  # Rounding may pass a block's whole sum: its last token that weighs anything.
-  last = BLOCK - 1 - jnp.argmax(inside[..., ::-1] > 0, axis=-1)
-  return block * BLOCK + jnp.minimum(passed.sum(axis=-1), last)
-
-
-def _blocks(mass):
-  """[B, L, V] -> [B, L, V / BLOCK, BLOCK], filled up with 0."""
-  mass = jnp.pad(mass, ((0, 0), (0, 0), (0, -mass.shape[-1] % BLOCK)))
-  return mass.reshape(*mass.shape[:2], -1, BLOCK)
 
 
 # ---------------------------------------------------------------- sizes
@@ -404,4 +379,19 @@ def _check(rule, prompts, samples, stop):
       raise UserError(
         f"{name}: expected token ids below {size}, the decoder's vocabulary, "
         f"got {wrong[0]}; use the tokenizer of the weights."
+      )
+
+
+def _check_forks(prompts, forks):
+  if len(forks) != len(prompts):
+    raise UserError(
+      f"forks: expected one list for each of the {len(prompts)} prompts, got "
+      f"{len(forks)}."
+    )
+  for i, (prompt, own) in enumerate(zip(prompts, forks, strict=True)):
+    wrong = [f for f in own if not 1 <= f <= len(prompt)]
+    if wrong:
+      raise UserError(
+        f"forks[{i}]: expected 1 to {len(prompt)}, the tokens of the prompt, "
+        f"got {wrong[0]}."
       )

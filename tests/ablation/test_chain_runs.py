@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rm_jax.ablation import chain_runs as runs
+from rm_jax.config import task
 from rm_jax.data.worlds import chain
 from rm_jax.data.worlds.chain_groups import solution_groups, up_to_first_error
 from rm_jax.reward_model import init_params
@@ -157,3 +158,59 @@ def test_a_run_starts_from_the_backbone_with_a_head_of_its_own():
   moved = jax.tree.map(np.array_equal, random["backbone"], first)
   assert not all(jax.tree.leaves(moved))
   assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, random)
+
+
+def test_a_vote_is_counted_answer_by_answer(side):
+  # Catches errors over all picks where those over right ones are asked.
+  solutions = side[1]
+  weights = np.random.default_rng(4).random(solutions.outcome.shape)
+  got = runs.voted(weights, solutions)
+  right = lucky = 0
+  for g in range(len(weights)):
+    totals = {}
+    for answer, weight in zip(solutions.answers[g], weights[g], strict=True):
+      totals[answer] = totals.get(answer, 0.0) + weight
+    winner = max(totals, key=totals.get)
+    own = np.flatnonzero(solutions.answers[g] == winner)
+    pick = own[weights[g, own].argmax()]
+    right += bool(solutions.outcome[g, pick])
+    lucky += bool(
+      solutions.outcome[g, pick] and solutions.first_error[g, pick] >= 0
+    )
+  assert 0 < lucky < right < len(weights)
+  assert got["answer_error"] == pytest.approx(1 - right / len(weights))
+  assert got["trace_error"] == pytest.approx(lucky / right)
+
+
+def test_pairs_are_a_right_and_a_wrong_solution_of_one_problem(side):
+  problems, solutions = side
+  c = config(loss="bradley_terry", pooling="last_token", head="scalar")
+  data = runs.pairs_to_learn(c, problems, solutions)
+  both = solutions.outcome.any(1) & ~solutions.outcome.all(1)
+  assert len(data.groups) == both.sum() > 5
+  tokens, counts = chain.token_rows(problems, solutions)
+  for group, g in zip(data.groups, np.flatnonzero(both), strict=True):
+    assert group.comparisons.tolist() == [[0, 1]]
+    for k, wanted in enumerate((True, False)):
+      k_of = int(np.flatnonzero(solutions.outcome[g] == wanted)[0])
+      want = tokens[g, k_of, : counts[g, k_of]]
+      np.testing.assert_array_equal(group.tokens[k], want)
+
+
+def test_a_second_task_speaks_and_does_not_judge(side):
+  # The joint objective: reference solutions teach the next token, not the
+  # prompt's, and no outcome.
+  problems, solutions = side
+  c = config(loss="squared_error")
+  c.tasks.language = task()
+  c.tasks.language.source, c.tasks.language.share_head = "world:chain", True
+  c.tasks.language.loss.name = "squared_error"
+  c.tasks.language.loss.language_coefficient = 1.0
+  unknown = np.full(solutions.outcome.shape, np.nan)
+  spoken = runs.to_learn(
+    c, problems, solutions, [(3, 2)], task=1, outcomes=unknown
+  )
+  (group,) = spoken.groups
+  assert group.task == 1 and not group.weights[0].any()
+  said = group.slots[0][group.language_weights[0] > 0]
+  assert said.tolist() == list(range(chain.PROMPT, len(group.tokens[0])))

@@ -11,7 +11,8 @@ import pytest
 
 from rm_jax.models import decode
 from rm_jax.models.convert import load_pretrained
-from rm_jax.models.decode import sample
+from rm_jax.models.decode import continue_from, sample
+from rm_jax.models.draws import invert, nucleus
 from rm_jax.models.sight import Forest
 from rm_jax.models.sizes import SIZES
 from rm_jax.models.transformer import Decoder, unembedding
@@ -131,8 +132,8 @@ def test_logits_of_every_step_equal_a_full_forward(name):
     0, c.vocab_size, (len(PROMPTS), width, steps)
   )
   layers, table = decode.cut(rule, params)
-  trunk, hidden = decode.prefill(rule, params, tokens, lengths)
-  hidden = jnp.broadcast_to(hidden, (len(PROMPTS), width, c.width))
+  forks = np.repeat(lengths[:, None], width, 1)
+  trunk, hidden = decode.prefill(rule, params, tokens, lengths, forks)
   own = decode.empty_branches(rule, len(PROMPTS), width)
   advance = jax.jit(decode.advance, static_argnums=0)
   for step in range(steps):
@@ -144,7 +145,7 @@ def test_logits_of_every_step_equal_a_full_forward(name):
         worst = np.abs(got[row, n] - want).max() / np.abs(want).max()
         assert worst < 1e-5, (step, row, n, worst)
     last = jnp.asarray(forced[:, :, step], jnp.int32)
-    hidden, own = advance(rule, layers, trunk, own, last, lengths, step)
+    hidden, own = advance(rule, layers, trunk, own, last, forks, step)
 
 
 @pytest.mark.parametrize("name", list(DECODERS))
@@ -188,6 +189,34 @@ def test_draws_are_those_of_a_slow_path(name, temperature, top_p):
   assert min(sizes) < how["max_tokens"], "no stop was met: the test is idle"
 
 
+FORKS = [[2, 5], [1], [1, 9, 18], []]  # of PROMPTS
+
+
+@pytest.mark.parametrize("name", ["grouped", "window", "gemma2", "opt"])
+def test_draws_from_a_fork_are_those_of_its_prefix_alone(name):
+  # Catches a completion that sees its trunk beyond the fork, that goes on at
+  # the trunk's last position or from another fork's state.
+  c = decoder_of(name)
+  params = random_params(c)
+  got = continue_from(c, params, PROMPTS, FORKS, **HOW)
+  assert list(map(len, got)) == list(map(len, FORKS))
+  for i, (prompt, own) in enumerate(zip(PROMPTS, FORKS, strict=True)):
+    for f, fork in enumerate(own):
+      for n in range(HOW["samples"]):
+        number = f * HOW["samples"] + n
+        want = slow_sample(c, params, prompt[:fork], i, number, HOW)
+        assert got[i][f][n] == want
+
+
+def test_forks_that_are_not_there_are_refused():
+  forks = [[5], [1], [19], [9]]
+  with pytest.raises(UserError, match=r"forks\[2\]: expected 1 to 18.*got 19"):
+    continue_from(TINY, random_params(), PROMPTS, forks, **HOW)
+  with pytest.raises(UserError, match=r"each of the 4 prompts, got 3"):
+    continue_from(TINY, random_params(), PROMPTS, forks[:3], **HOW)
+  assert continue_from(TINY, random_params(), [[1]], [[]], **HOW) == [[]]
+
+
 @pytest.mark.parametrize("bound", ["SIDE_BY_SIDE", "CACHE_BYTES"])
 def test_batches_change_nothing(bound, monkeypatch):
   # Catches a key or a cache that depends on the place in the batch, a row
@@ -195,8 +224,10 @@ def test_batches_change_nothing(bound, monkeypatch):
   params = random_params()
   how = HOW | {"samples": 5}
   whole = sample(TINY, params, PROMPTS, **how)
+  forked = continue_from(TINY, params, PROMPTS, FORKS, **how)
   monkeypatch.setattr(decode, bound, 3)
   assert sample(TINY, params, PROMPTS, **how) == whole
+  assert continue_from(TINY, params, PROMPTS, FORKS, **how) == forked
 
 
 def test_batches_keep_to_their_bounds(monkeypatch):
@@ -288,7 +319,7 @@ def test_nucleus_is_the_sorted_rule(size, top_p):
   rng = np.random.default_rng(0)
   mass = np.exp(rng.normal(size=(2, 3, size)) * 3).astype(np.float32)
   mass /= mass.max(axis=-1, keepdims=True)
-  got = decode.nucleus(jnp.asarray(mass), top_p)
+  got = nucleus(jnp.asarray(mass), top_p)
   for row in range(2):
     for n in range(3):
       want = slow_nucleus(mass[row, n].astype(np.float64), top_p)
@@ -299,7 +330,7 @@ def test_nucleus_is_the_sorted_rule(size, top_p):
 def test_nucleus_keeps_all_that_tie_at_the_border():
   mass = jnp.array([[[0.5, 1.0, 0.5, 0.25, 0.0]]])
   # Of 2.25, 0.6 is 1.35: 1.0 and one of the 0.5 would do.
-  got = decode.nucleus(mass, 0.6)
+  got = nucleus(mass, 0.6)
   np.testing.assert_array_equal(got[0, 0], [0.5, 1.0, 0.5, 0.0, 0.0])
 
 
@@ -317,7 +348,7 @@ def test_invert_is_the_running_sum(size):
   goals = np.concatenate([goals, [0.0, 1 - 2.0**-23]])
   want = np.searchsorted(sums, goals * sums[-1], side="right")
   mass = jnp.broadcast_to(mass, (1, len(goals), size))
-  got = decode.invert(mass, jnp.asarray(goals[None], jnp.float32))
+  got = invert(mass, jnp.asarray(goals[None], jnp.float32))
   np.testing.assert_array_equal(got[0], want)
 
 

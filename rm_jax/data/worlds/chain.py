@@ -318,3 +318,11 @@ def token_rows(
 def line_end(line):
   """The token of a line's value, the same in every solution."""
   return PROMPT + 1 + 2 * np.asarray(line)
+
+
+def token_texts(tokens: Int[np.ndarray, " L"], *, modulus: int) -> list[str]:
+  """What each token says: "5 lines", "3", "*2", "=" before the answer."""
+  names = ["=", "+0", *OPERATIONS]
+  names += [f"{n} lines" for n in range(SHORTEST, LONGEST + 1)]
+  names += map(str, range(modulus))
+  return [names[t] for t in tokens]

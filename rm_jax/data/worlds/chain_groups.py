@@ -30,7 +30,8 @@ def solution_groups(
   """A Dataset of one group per pick.
 
   Args:
-    picks: of (problem, solutions of it): which go together.
+    picks: of (problem, solutions of it): which go together; without labels a
+      pair, (chosen, rejected).
     supervision: None: to be scored, teaches nothing.
     outcomes: a label per solution, in [0, 1].
     steps: a label per line, in [0, 1]; NaN: none.
@@ -47,7 +48,7 @@ def solution_groups(
       reads=tuple(len(t) - 1 for t in tokens),
       step_ends=ends,
     )
-    more, kind = {}, "unlabelled"
+    more, kind = {}, "unlabelled" if supervision is None else "pair"
     if outcomes is not None:
       kind = "outcome"
       more["labels"] = tuple(float(outcomes[group, k]) for k in ks)
