@@ -130,7 +130,7 @@ DESIGN = dict(
   ),
   sizes=dict(
     whole=dict(
-      before=300, steps=250, problems=400, samples=40, test=150, curve=80
+      before=900, steps=250, problems=400, samples=40, test=150, curve=80
     ),
     quick=dict(
       before=150, steps=60, problems=50, samples=16, test=40, curve=10

@@ -19,7 +19,7 @@ import functools
 
 import numpy as np
 
-MODULI = (3, 7, 23)  # odd; luck of about one in m
+MODULI = (3, 5, 11)  # odd; luck of about one in m
 MOST = MODULI[-1]
 ERROR, TRAP_ERROR = 0.12, 0.7
 TRAPS = 0.1  # share of lines that most solutions get wrong in one way
@@ -64,10 +64,10 @@ DESIGN = dict(
       comparable="70B on GSM8K, judged by people there; exact here",
     ),
     dict(
-      name="the same, m = 7",
+      name="the same, m = 5",
       metric="trace_error",
-      arm="prm_7",
-      less="orm_7",
+      arm="prm_5",
+      less="orm_5",
       expected=-1,
       published="below 0",
       comparable="more luck than on GSM8K",
@@ -126,7 +126,7 @@ DESIGN = dict(
       name=f"a process model tells right lines from wrong, m = {MOST}",
       metric="agrees_process",
       arm=f"prm_{MOST}",
-      above=0.9,
+      above=0.85,
     ),
   ),
   conditions=(
@@ -152,7 +152,7 @@ DESIGN = dict(
     ),
   ),
   sizes=dict(
-    whole=dict(before=300, steps=150, problems=2_400, samples=4, test=150),
+    whole=dict(before=900, steps=150, problems=2_400, samples=4, test=150),
     quick=dict(before=150, steps=60, problems=400, samples=4, test=40),
     two_steps=dict(before=2, steps=2, problems=40, samples=2, test=4),
   ),

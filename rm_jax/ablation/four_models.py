@@ -23,7 +23,7 @@ SEED = 0
 MODULUS = 7
 GENERATOR = chain.Generator(error=0.15, trap_error=0.15)
 PROBLEMS, SAMPLES, HELD = 2_400, 4, 200
-BEFORE, STEPS, BATCH, RATE = 600, 150, 64, 1e-2  # 150 * 64: one pass
+BEFORE, STEPS, BATCH, RATE = 600, 150, 64, 3e-3  # 150 * 64: one pass
 LENGTH = 6  # lines of the solutions that are drawn
 MODELS = dict(
   reward=dict(loss="bradley_terry", pooling="last_token", head="scalar"),
