@@ -17,13 +17,14 @@ import numpy as np
 from rm_jax.ablation import chain_runs as runs
 from rm_jax.data.worlds import chain
 from rm_jax.evals.token_plots import Completion, Read, along_tokens
+from rm_jax.metrics import roc_area
 from rm_jax.train.labels import sigmoid
 
 SEED = 0
-MODULUS = 7
+MODULUS = 5  # fifteen facts to learn: a short run is enough
 GENERATOR = chain.Generator(error=0.15, trap_error=0.15)
 PROBLEMS, SAMPLES, HELD = 2_400, 4, 200
-BEFORE, STEPS, BATCH, RATE = 600, 150, 64, 3e-3  # 150 * 64: one pass
+BEFORE, STEPS, BATCH, RATE = 600, 150, 64, 5e-3  # 150 * 64: one pass
 LENGTH = 6  # lines of the solutions that are drawn
 MODELS = dict(
   reward=dict(loss="bradley_terry", pooling="last_token", head="scalar"),
@@ -110,6 +111,17 @@ def choose(solutions) -> list[tuple[str, int, int]]:
   return out
 
 
+def areas(said: dict, held) -> dict[str, float]:
+  """Area under the ROC curve of right against wrong lines so far, by model."""
+  where = chain.is_line(held.solutions)
+  right = chain.prefix_right(held.solutions)[where]
+  ends = chain.line_end(np.arange(chain.LINES))
+  return {
+    name: roc_area(own[:, ends][held.index][where], right)
+    for name, own in said.items()
+  }
+
+
 def completion(title: str, g: int, k: int, held, said: dict) -> Completion:
   """One solution as a panel."""
   u = held.index[g, k]
@@ -145,10 +157,13 @@ def draw(path, *, before: int = BEFORE, steps: int = STEPS) -> dict:
   side, held = sides(SEED)
   said = read_all(side, held, before=before, steps=steps)
   chosen = choose(held.solutions)
+  found = areas(said, held)
+  told = ", ".join(f"{name} {area:.2f}" for name, area in found.items())
   along_tokens(
     [completion(title, g, k, held, said) for title, g, k in chosen],
     path,
-    title="What four kinds of models say, token by token",
+    title="What four kinds of models say, token by token\n"
+    f"right from wrong lines so far, AUC on held-out problems: {told}",
   )
   return said
 
