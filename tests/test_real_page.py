@@ -34,6 +34,7 @@ def arm(title, **metrics):
     title=title,
     config="pairwise_hh.py",
     learning_rate=3e-4,
+    dtype="float32",
     num_train_steps=33,
     train_tokens=[120_001, 119_999],
     seconds=[60.4, 61.0],
@@ -97,7 +98,7 @@ def test_each_table_has_the_arms_that_it_is_about():
     "0.400 [0.300, 0.500] | 600 |",
   ):
     assert page.count(f"\n{line}\n") == 1, line
-  assert "commit abc, 10 minutes" in page
+  assert "float32, jax 1.0, commit abc, 10 minutes" in page
   assert real.fill(page, RESULTS) == page  # printed again, nothing moves
 
 
