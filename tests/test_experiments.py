@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 import tiny_run
 
+from rm_jax.ablation import lm_runs
 from rm_jax.ablation.design import find_experiments, load_design, load_file
 from rm_jax.ablation.report import filled, read_results
 from rm_jax.config import validate
+from rm_jax.data.loader import lay_step
+from rm_jax.data.tokenizers import load_tokenizer
 from rm_jax.models.sharding import make_mesh
 from rm_jax.train import loop
 from rm_jax.train.optim import make_optimizer, make_schedule
+from rm_jax.train.sets import load_sets, train_plan
 from rm_jax.train.tasks import read_tasks
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -96,8 +100,29 @@ def test_an_lm_job_takes_two_train_steps(key, arm, monkeypatch):
 
 
 @pytest.mark.parametrize("key", LM)
+def test_an_lm_job_trains_on_at_most_100_000_tokens(key, tmp_path, monkeypatch):
+  design, asked = LM[key], []
+  monkeypatch.setattr(lm_runs, "run", lambda *job: asked.append(job) or 1 / 0)
+  for arm in design.arms:
+    with pytest.raises(ZeroDivisionError):
+      design.job(arm, 100, **design.sizes["whole"])
+  tokenizer = load_tokenizer("smollm2")
+  for n, (c, *sides) in enumerate(asked):
+    c.data.source, c.data.eval_source = (
+      str(tiny_run.write_rows(tmp_path / f"{n}-{name}.jsonl", rows))
+      for name, rows in zip(("train", "test"), sides, strict=True)
+    )
+    sets = load_sets(c, tokenizer, read_tasks(c), tmp_path)
+    plan = train_plan(c, sets.train.demands, sets.parts)
+    tokens = sum(
+      lay_step(sets.train, plan, step)[2]["useful_tokens"]
+      for step in range(c.num_train_steps)
+    )
+    assert 10_000 < tokens <= 100_000, (list(design.arms)[n], tokens)
+
+
+@pytest.mark.parametrize("key", LM)
 def test_an_lm_design_keeps_to_its_bounds(key):
-  # At most 100,000 training tokens a job: counted where they are, in results.
   design = LM[key]
   assert design.seeds == tuple(range(4))
   assert len(design.arms) * len(design.seeds) <= 48
