@@ -45,6 +45,7 @@ EXTRAS = {
   "test": [
     "hypothesis>=6.170.15",
     "pytest>=9.2.0",
+    "pytest-rerunfailures>=16.7",
     "pytest-xdist>=3.8.0",
     "ruff>=0.17.6",
   ],
