@@ -104,7 +104,7 @@ DESIGN = dict(
     ),
   ),
   sizes=dict(
-    whole=dict(before=300, steps=150, problems=4_000, test=250),
+    whole=dict(before=900, steps=150, problems=4_000, test=250),
     quick=dict(before=150, steps=60, problems=1_000, test=60),
     two_steps=dict(before=2, steps=2, problems=60, test=6),
   ),

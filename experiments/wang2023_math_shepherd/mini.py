@@ -124,7 +124,7 @@ DESIGN = dict(
     ),
   ),
   sizes=dict(
-    whole=dict(before=300, steps=150, problems=2_400, samples=4, test=150),
+    whole=dict(before=900, steps=150, problems=2_400, samples=4, test=150),
     quick=dict(before=150, steps=60, problems=400, samples=4, test=40),
     two_steps=dict(before=2, steps=2, problems=40, samples=2, test=4),
   ),
