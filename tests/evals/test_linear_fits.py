@@ -116,6 +116,40 @@ def test_a_mixture_finds_who_ranked():
   assert max(same, 1 - same) > 0.9
 
 
+def test_a_mixture_is_where_its_likelihood_does_not_grow():
+  # Wrong: rounds that end because a step was cut short.
+  data = draw_mixed(
+    np.random.default_rng(6), count=800, k=7, d=4, size=1.0, style=1.5
+  )
+  found = fits.fit_mixture(
+    data.features, components=2, starts=1, rng=np.random.default_rng(7)
+  )
+
+  def value(thetas, share):
+    mixture = fits.Mixture(thetas, np.array([share, 1 - share]))
+    return fits.mixture_log_likelihoods(mixture, data.features).mean()
+
+  share, h = found.shares[0], 1e-3
+  best = value(found.thetas, share)
+  for place in np.ndindex(found.thetas.shape):
+    for sign in (1, -1):
+      moved = found.thetas.copy()
+      moved[place] += sign * h
+      # To second order only: half h^2 times a curvature of about 1.
+      assert value(moved, share) - best < 1e-6, place
+  assert max(value(found.thetas, share + x) for x in (h, -h)) - best < 1e-6
+
+
+def test_a_population_of_hardly_any_rankings_is_none():
+  # Judges who agree and few of them: a second population ends as one that a
+  # few rankings separate, with weights that grow for ever.
+  data = ranked(count=12, k=3, d=3)
+  with pytest.raises(ValueError, match=r"4 starts .* 3 weights: 12 rankings"):
+    fits.fit_mixture(
+      data.features, components=4, starts=4, rng=np.random.default_rng(0)
+    )
+
+
 def test_all_pairs_of_a_ranking_are_instructgpts_loss():
   data = ranked()
   theta = np.array([0.5, -1.0, 0.3])
