@@ -19,12 +19,14 @@ from ml_collections import ConfigDict
 
 from rm_jax.config import validate
 from rm_jax.data.loader import Dataset, lay_step
+from rm_jax.data.pack import Geometry
+from rm_jax.data.plan import Plan
 from rm_jax.models.sharding import make_mesh
 from rm_jax.models.sizes import SIZES
 from rm_jax.reward_model import ModelSpec, init_params
 from rm_jax.train.evaluate import Scored, score_dataset
 from rm_jax.train.init import RANDOM, make_spec
-from rm_jax.train.optim import make_optimizer, make_schedule, split_trainable
+from rm_jax.train.optim import make_optimizer, make_schedule
 from rm_jax.train.sets import dropout_seed, score_plan, train_plan
 from rm_jax.train.step import Steps, TrainState, make_steps
 from rm_jax.train.tasks import objective, read_tasks
@@ -40,6 +42,20 @@ class Fitted(NamedTuple):
   params: dict  # at the end, numpy
   tokens: int  # computed in training, padding left out
   completions: int  # forward passes of completions in training
+
+
+class Run(NamedTuple):
+  """What `fit` is called with; it says what each is."""
+
+  config: ConfigDict
+  train: Dataset
+  test: Dataset | None
+  vocabulary: int
+  parts: list | None = None
+  more: dict[str, Dataset] | None = None
+  curve: Dataset | None = None
+  every: int = 0
+  start: dict | None = None
 
 
 def fit(
@@ -65,47 +81,125 @@ def fit(
     curve: scored every `every` train steps, and at the end.
     start: parameters of an earlier run; None: drawn from config.seed.
   """
-  validate(config)
-  spec = spec_of(config, vocabulary)
-  loss = objective(read_tasks(config))
-  plan = train_plan(config, train.demands, parts)
-  steps = compiled_steps(config, spec, loss)
-  if start is None:
-    params = init_params(spec, jax.random.key(config.seed))
+  run = Run(config, train, test, vocabulary, parts, more, curve, every, start)
+  return fit_together([run])[0]
+
+
+def program(run: Run) -> tuple:
+  """Equal where runs differ in seed, learning rate, data and start at most."""
+  written = run.config.to_dict() | {"seed": None}
+  written["optim"] = written["optim"] | {"lr": None}
+  known = json.dumps(written, sort_keys=True)
+  return known, run.vocabulary, run.curve is None, run.every
+
+
+def fit_together(runs: list[Run]) -> list[Fitted]:
+  """`fit` of each run, trained side by side by one vmapped train step.
+
+  What parts them is data, stacked on a leading axis: parameters, optimizer
+  state (the learning rate is in it), batches (dropout ids are in them). One
+  compilation serves any seeds. Evaluation sets differ in size, so scores are
+  computed run after run, by the evaluation step of one.
+
+  Args:
+    runs: of one `program`. One run alone takes the plain train step.
+  """
+  assert len({program(run) for run in runs}) == 1
+  for run in runs:
+    validate(run.config)
+  c, alone = runs[0].config, len(runs) == 1
+  spec = spec_of(c, runs[0].vocabulary)
+  steps = compiled_steps(c, spec, objective(read_tasks(c)))
+  plans = [train_plan(r.config, r.train.demands, r.parts) for r in runs]
+  states, frozen = [_first_state(steps, spec, r) for r in runs], {}
+  if alone:
+    state, take = states[0], steps.train
   else:
-    # A copy: the train step overwrites what it is given.
-    params = jax.tree.map(np.array, start)
-  trained, frozen = split_trainable(params, "all")
-  state = with_rate(steps.first_state(trained), config.optim.lr)
-  frozen = steps.put_frozen(frozen)
+    plans, take = _in_one_shape(plans), steps.together
+    # As numpy: on the device each stack would be a compilation of its own. Put
+    # where the step puts it: it is compiled anew for arrays from elsewhere.
+    whole = _stacked(jax.device_get(states))
+    state = jax.device_put(whole, states[0].step.sharding)
 
-  def score(data):
-    laid = score_plan(config, data.demands)
+  def scorers() -> list:
+    """Dataset -> Scored, one per run, by the parameters of now."""
+    own = [state.params]
+    if not alone:
+      own = jax.device_put(_parted(state.params, len(runs)))
+    return [functools.partial(_score, c, steps, p, frozen) for p in own]
 
-    def run(batch):
-      return jax.device_get(steps.evaluate(state.params, frozen, batch))
-
-    return score_dataset(run, data, laid)
-
-  masks = dropout_seed(config)
-  losses, drawn, tokens, completions = [], [], 0, 0
-  for step in range(1, config.num_train_steps + 1):
-    batch, owners, counts = lay_step(train, plan, step - 1, dropout=masks)
+  losses, drawn = [], [[] for _ in runs]
+  tokens, completions = [0 for _ in runs], [0 for _ in runs]
+  for step in range(1, c.num_train_steps + 1):
+    batches = []
+    for n, (run, plan) in enumerate(zip(runs, plans, strict=True)):
+      masks = dropout_seed(run.config)
+      batch, owners, counts = lay_step(run.train, plan, step - 1, dropout=masks)
+      batches.append(batch)
+      tokens[n] += counts["useful_tokens"]
+      completions[n] += int((owners.group >= 0).sum())
     # Numpy as it is: `put_batch` takes ten times as long as what jit does with
     # the arrays by itself, which for one device is the same.
-    state, out = steps.train(state, frozen, batch)
+    batch = batches[0] if alone else _stacked(batches)
+    state, out = take(state, frozen, batch)
     losses.append(out["loss"])
-    tokens += counts["useful_tokens"]
-    completions += int((owners.group >= 0).sum())
-    if curve is not None and (
-      step % every == 0 or step == config.num_train_steps
+    if runs[0].curve is not None and (
+      step % runs[0].every == 0 or step == c.num_train_steps
     ):
-      drawn.append((step, score(curve)))
-  losses = [float(x) for x in jax.device_get(losses)]
-  others = {name: score(data) for name, data in (more or {}).items()}
-  last = jax.device_get(state.params)
-  scored = None if test is None else score(test)
-  return Fitted(scored, others, drawn, losses, last, tokens, completions)
+      for run, score, own in zip(runs, scorers(), drawn, strict=True):
+        own.append((step, score(run.curve)))
+  losses = np.reshape(jax.device_get(losses), (-1, len(runs))).T.tolist()
+  params = [jax.device_get(state.params)]
+  if not alone:
+    params = _parted(state.params, len(runs))
+  fitted = []
+  for n, (run, score) in enumerate(zip(runs, scorers(), strict=True)):
+    others = {name: score(data) for name, data in (run.more or {}).items()}
+    scored = None if run.test is None else score(run.test)
+    told = (scored, others, drawn[n], losses[n], params[n])
+    fitted.append(Fitted(*told, tokens[n], completions[n]))
+  return fitted
+
+
+def _first_state(steps: Steps, spec: ModelSpec, run: Run) -> TrainState:
+  if run.start is None:
+    params = init_params(spec, jax.random.key(run.config.seed))
+  else:
+    # A copy: the train step overwrites what it is given.
+    params = jax.tree.map(np.array, run.start)
+  return with_rate(steps.first_state(params), run.config.optim.lr)
+
+
+def _score(config, steps: Steps, params, frozen, data: Dataset) -> Scored:
+  def run(batch):
+    return jax.device_get(steps.evaluate(params, frozen, batch))
+
+  return score_dataset(run, data, score_plan(config, data.demands))
+
+
+def _in_one_shape(plans: list[Plan]) -> list[Plan]:
+  """The same batches, each in a shape that takes all of them.
+
+  Padding has weight 0. A seed may have drawn longer solutions than another, or
+  groups that take more rows.
+  """
+  geometry = Geometry(*map(max, zip(*(p.geometry for p in plans), strict=True)))
+  rows = max(count for p in plans for count in p.row_counts)
+  return [
+    Plan(tuple(s._replace(rows=rows) for s in p.steps), geometry, (rows,))
+    for p in plans
+  ]
+
+
+def _stacked(trees: list):
+  """Trees of numpy arrays as one, on a leading axis."""
+  return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def _parted(tree, count: int) -> list:
+  """The inverse of `_stacked`, also for arrays on the device."""
+  tree = jax.device_get(tree)
+  return [jax.tree.map(lambda x, n=n: x[n], tree) for n in range(count)]
 
 
 def spec_of(config, vocabulary: int) -> ModelSpec:

@@ -74,6 +74,9 @@ class Steps(NamedTuple):
   first_state: Any  # what trains, of any kind -> the TrainState of step 0
   stored_shape: Any  # what trains -> shapes of `stored`, what `restore` takes
   program: Any  # (state, frozen, batch) -> jaxpr of `train`, nothing computed
+  # Of pjit: `train` of several runs, whose states and batches are stacked on a
+  # leading axis; metrics too. For one device: nothing of it is cut.
+  together: Any = None
   # Of pjit, for a plan:
   trace: Any = None  # shapes of what `train` takes -> the traced step
   shardings: Any = None  # of the TrainState and of the frozen parameters
@@ -223,11 +226,18 @@ def make_steps(
 
     return call
 
+  body = _train_body(spec, loss, optimizer, schedule, accumulate, None)
   train = jax.jit(
-    _train_body(spec, loss, optimizer, schedule, accumulate, None),
+    body,
     donate_argnums=0,
     in_shardings=(state_shards, frozen_shards, blocks),
     out_shardings=(state_shards, alone),
+  )
+  together = jax.jit(
+    jax.vmap(body, in_axes=(0, None, 0)),
+    donate_argnums=0,
+    in_shardings=alone,
+    out_shardings=alone,
   )
   evaluate = jax.jit(
     eval_body(spec, loss, None),
@@ -258,6 +268,7 @@ def make_steps(
     first_state=first_state,
     stored_shape=stored_shape,
     program=lambda *args: trace(*args).jaxpr,
+    together=scoped(together),
     trace=trace,
     shardings=(state_shards, frozen_shards),
   )
