@@ -95,6 +95,7 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
     "--config.optim.lr=1e-05",
     "--dtype=float32",
     "--allow_overlap",
+    "--vmap-seeds",
     "OUTPUT.rejects.jsonl",
     "75 preempted and saved",
   ):
@@ -143,6 +144,14 @@ def test_no_verb_is_a_mistake_that_shows_the_verbs():
     (
       ["experiment", "ouyang2022_instructgpt", "--preset=full"],
       "experiments/ouyang2022_instructgpt/full.py is the config of a TPU",
+    ),
+    (
+      ["experiment", "ouyang2022_instructgpt", "--vmap-seeds", "--jobs=2"],
+      "--jobs=2 with --vmap-seeds: the seeds train side by side in one process",
+    ),
+    (
+      ["experiment", "ouyang2022_instructgpt", "--vmap-seeds", "--preset=lm"],
+      "--vmap-seeds with --preset=lm: its jobs train as rm-jax train does, ",
     ),
     (["report", "runs"], "report 'runs' is not known: give --run=WORKDIR"),
     (

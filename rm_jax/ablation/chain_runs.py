@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from ml_collections import ConfigDict
 
+from rm_jax.ablation.lanes import fit
 from rm_jax.ablation.token_runs import token_config
 from rm_jax.data.loader import Dataset
 from rm_jax.data.worlds import chain
@@ -17,7 +18,7 @@ from rm_jax.data.worlds.chain_groups import solution_groups
 from rm_jax.metrics import best_of_n
 from rm_jax.models.sight import Forest
 from rm_jax.reward_model import ModelSpec, init_params
-from rm_jax.train.fit import Fitted, fit, spec_of
+from rm_jax.train.fit import Fitted, spec_of
 from rm_jax.train.tasks import read_tasks
 from rm_jax.voting import vote_chances
 

@@ -35,6 +35,8 @@ def find_results(
     for n, o in enumerate(design.outcomes)
   ]
   results = list(jobs.values())
+  # Of jobs that --vmap-seeds ran, how many runs trained as one.
+  together = sorted({n for r in results for n in r.get("vmapped", ())})
   return {
     "schema": SCHEMA,
     "size": size,
@@ -46,6 +48,7 @@ def find_results(
     "seconds": round(seconds, 1),
     "job_seconds": round(sum(r["seconds"] for r in results), 1),
     "jobs": len(jobs),
+    **({"vmapped": together} if together else {}),
     "command": command,
     "seeds": seeds,
     "metrics": {

@@ -1,7 +1,8 @@
 """Jobs in worker processes: one file per finished job, so a kill loses little.
 
 Workers are spawned, begin with one thread each, share imports and compilations
-among their jobs, and end with their parent.
+among their jobs, and end with their parent. With `vmap_seeds` there is one, of
+as many threads as it wants, whose jobs train side by side (lanes.py).
 """
 
 import contextlib
@@ -57,6 +58,7 @@ def run_jobs(
   made_by: dict,
   workdir: pathlib.Path,
   workers: int,
+  vmap_seeds: bool,
 ) -> list[Failed]:
   """Runs every job that has no result in `workdir`; those that failed.
 
@@ -66,6 +68,7 @@ def run_jobs(
   Args:
     size: arguments of the job function beside arm and seed.
     made_by: digest and commit, kept with each result.
+    vmap_seeds: one worker instead, in which all seeds train side by side.
 
   Raises:
     UserError: a result in `workdir` is of another design.
@@ -73,23 +76,24 @@ def run_jobs(
   workdir.mkdir(parents=True, exist_ok=True)
   done = read_jobs(workdir, jobs, digest=made_by["digest"])
   left = [job for job in jobs if job not in done]
-  chunks = _chunks(left, workers)
-  if not chunks:
+  if not left:
     return []
   context = multiprocessing.get_context("spawn")
   queue = context.SimpleQueue()
+  chunks = [left] if vmap_seeds else _chunks(left, workers)
   for chunk in chunks:
     queue.put(chunk)
   count = min(workers, len(chunks))
   for _ in range(count):
     queue.put(None)
   work = (design.path, design.key, design.preset, size, made_by, workdir)
+  target = _work_in_lanes if vmap_seeds else _work
   processes = [
     # Daemons: they end when this process does.
-    context.Process(target=_work, args=(queue, *work), daemon=True)
+    context.Process(target=target, args=(queue, *work), daemon=True)
     for _ in range(count)
   ]
-  with _environment():
+  with _environment("" if vmap_seeds else ONE_THREAD):
     for process in processes:
       process.start()
   bar = tqdm(
@@ -165,11 +169,12 @@ def _failed(workdir, jobs) -> list[Failed]:
 
 
 @contextlib.contextmanager
-def _environment():
-  """What workers inherit: one thread, and compilations kept between runs."""
+def _environment(threads: str):
+  """What workers inherit: XLA's threads, and compilations kept between runs."""
   before = dict(os.environ)
-  threads = f"{before.get('XLA_FLAGS', '')} {ONE_THREAD}".strip()
-  os.environ |= {"XLA_FLAGS": threads, "OMP_NUM_THREADS": "1"}
+  if threads:
+    every = f"{before.get('XLA_FLAGS', '')} {threads}".strip()
+    os.environ |= {"XLA_FLAGS": every, "OMP_NUM_THREADS": "1"}
   os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(user_cache("xla")))
   os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
   os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -189,6 +194,25 @@ def _work(queue, path, key, preset, size, made_by, workdir) -> None:
       run_job(design, job, size=size, made_by=made_by, workdir=workdir)
 
 
+def _work_in_lanes(queue, path, key, preset, size, made_by, workdir) -> None:
+  """The only worker: a lane for each seed, in a tuning for each rate of it."""
+  from rm_jax.ablation.lanes import Lane, run_lanes
+
+  threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+  jobs, lanes = queue.get(), {}
+  for job in jobs:
+    lanes.setdefault((job.seed, job.rate), []).append(job)
+
+  def do(lane, job):
+    how = dict(size=size, made_by=made_by, workdir=workdir)
+    run_job(lane.design, job, lane=lane, **how)
+
+  folder = path.parents[1]
+  run_lanes(
+    [Lane(load_design(folder, key, preset), own) for own in lanes.values()], do
+  )
+
+
 def _end_with(parent: int) -> None:
   """Ends this process where its parent was killed and could not end it."""
   while os.getppid() == parent:
@@ -203,8 +227,15 @@ def run_job(
   size: dict,
   made_by: dict,
   workdir: pathlib.Path,
+  lane=None,
 ) -> None:
-  """One job in this process: its result, or a log that says why not."""
+  """One job in this process: its result, or a log that says why not.
+
+  Args:
+    lane: where it stands beside others: its seconds are then its own and its
+      share of what they trained together; "vmapped" says how many they were,
+      in each `fit` of the job.
+  """
   from rm_jax.train.checkpoint import write_json
   from rm_jax.train.results import device, versions
 
@@ -222,6 +253,9 @@ def run_job(
     log.write_text(traceback.format_exc())
     print(f"{job.name} failed: see {log}", file=sys.stderr)
     return
+  others, vmapped = 0.0, {}
+  if lane is not None:
+    others, vmapped = lane.others, {"vmapped": lane.together}
   write_json(
     workdir / f"{job.name}.json",
     {
@@ -232,7 +266,8 @@ def run_job(
       **made_by,
       "device": device(),
       "versions": versions(),
-      "seconds": round(time.perf_counter() - started, 2),
+      "seconds": round(time.perf_counter() - started - others, 2),
+      **vmapped,
       "metrics": metrics,
       "curve": curve,
     },

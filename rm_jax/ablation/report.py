@@ -170,9 +170,14 @@ def how(design: Design, results: dict) -> str:
   seeds = ", ".join(map(str, results["seeds"]))
   each = results["job_seconds"] / results["jobs"]
   commits = " and ".join(results["commit"])
+  beside = ""
+  if "vmapped" in results:
+    counts = " or ".join(map(str, results["vmapped"]))
+    beside = f"; trained {counts} side by side, seconds are shares"
   return (
     f"{results['jobs']} jobs ({len(design.arms)} arms, seeds {seeds}), "
-    f"{results['job_seconds']:,.0f} seconds of jobs ({each:.1f} each), device "
+    f"{results['job_seconds']:,.0f} seconds of jobs ({each:.1f} each{beside}), "
+    "device "
     f"{' and '.join(results['device'])}, jax {results['versions']['jax']}, "
     f"commit {commits}. `{results['command']}`"
   )

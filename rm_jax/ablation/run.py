@@ -5,6 +5,7 @@ import sys
 import time
 
 from rm_jax.ablation.design import (
+  PRESETS,
   Design,
   digest,
   load_design,
@@ -24,6 +25,7 @@ def run_experiment(
   quick: bool,
   tune: bool,
   workers: int,
+  vmap_seeds: bool,
   workdir: str,
   command: str,
 ) -> int:
@@ -35,12 +37,20 @@ def run_experiment(
   Args:
     folder: that of all experiments.
     tune: instead runs every arm at every rate of the design's tuning.
+    vmap_seeds: all seeds of an arm, and rates of a tuning, train side by side.
     workdir: of the jobs' results; "": runs/experiments/KEY/PRESET-SIZE.
 
   Raises:
-    UserError: nothing of that name, or results of another design.
+    UserError: nothing of that name, results of another design, or
+      `vmap_seeds` where runs are not of train/fit.py.
   """
   design = load_design(folder, key, preset)
+  if vmap_seeds and preset != PRESETS[0]:
+    raise UserError(
+      f"--vmap-seeds with --preset={preset}: its jobs train as rm-jax train "
+      f"does, one run at a time; those of --preset={PRESETS[0]} can train side "
+      "by side. Run this without --vmap-seeds."
+    )
   from rm_jax.train.results import commit  # jax: after what is refused
 
   name = "quick" if quick else "whole"
@@ -57,6 +67,7 @@ def run_experiment(
     made_by=made_by,
     workdir=out,
     workers=workers,
+    vmap_seeds=vmap_seeds,
   )
   if failed:
     _say_failed(failed, len(jobs), out)

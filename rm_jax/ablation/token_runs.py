@@ -3,6 +3,7 @@
 import numpy as np
 from ml_collections import ConfigDict
 
+from rm_jax.ablation.lanes import fit
 from rm_jax.config import base
 from rm_jax.data.loader import Dataset
 from rm_jax.data.worlds import utility
@@ -10,7 +11,7 @@ from rm_jax.data.worlds.groups import dataset, dataset_to_score
 from rm_jax.data.worlds.utility import Texts
 from rm_jax.metrics import accuracy, calibration_error, length_correlation
 from rm_jax.train.evaluate import Scored
-from rm_jax.train.fit import Fitted, fit
+from rm_jax.train.fit import Fitted
 from rm_jax.train.labels import sigmoid
 from rm_jax.train.tasks import read_tasks
 

@@ -68,6 +68,7 @@ def in_process(folder, **changes):
     quick=False,
     tune=False,
     workers=1,
+    vmap_seeds=False,
     workdir=str(folder / "jobs"),
     command="rm-jax experiment toy",
   )
@@ -115,6 +116,43 @@ def test_a_kill_loses_the_jobs_in_flight_and_the_command_goes_on(tmp_path):
   assert [name for name, _ in calls(folder)] == ["more-0", "less-0", "more-1"]
   assert "Traceback" in (folder / "jobs/less-1.log").read_text()
   assert not (folder / "toy/results.json").exists()
+
+
+def test_seeds_of_one_process_resume_and_fail_like_workers(tmp_path):
+  # Wrong: jobs done twice, a failure that takes the other seeds along.
+  folder = write_toy(tmp_path)
+  do_jobs(folder, EVERY[:1])
+  (folder / "toy/break-less-0").touch()
+  process = start(folder, "--vmap-seeds", "--quick")
+  _, said = process.communicate(timeout=300)
+  assert process.returncode == 1
+  assert "arm less, seed 0: ValueError: it broke. See" in said
+  assert "1 of 4 jobs have no result" in said
+  names, processes = zip(*calls(folder)[1:], strict=True)
+  assert names == ("more-1", "less-1") and len(set(processes)) == 1
+  assert str(os.getpid()) not in processes
+  found = json.loads((folder / "jobs/less-1.json").read_text())
+  assert found["vmapped"] == []  # a toy trains nothing
+  assert (
+    found.keys() - {"vmapped"}
+    == json.loads((folder / "jobs/more-0.json").read_text()).keys()
+  )
+
+
+def test_a_readme_says_how_many_trained_side_by_side(tmp_path):
+  folder = write_toy(tmp_path)
+  do_jobs(folder, EVERY)
+  for job in EVERY[:2]:  # as if seed 0 had been alone
+    path = folder / f"jobs/{job.name}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"vmapped": []}))
+  for job in EVERY[2:]:
+    path = folder / f"jobs/{job.name}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"vmapped": [7]}))
+  assert in_process(folder) == 0
+  text = (folder / "toy/README.md").read_text()
+  assert "trained 7 side by side, seconds are shares" in text
+  results = json.loads((folder / "toy/results.json").read_text())
+  assert results["vmapped"] == [7]
 
 
 def test_the_whole_size_writes_results_and_readme(tmp_path, capsys):
