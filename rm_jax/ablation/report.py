@@ -170,11 +170,17 @@ def how(design: Design, results: dict) -> str:
   seeds = ", ".join(map(str, results["seeds"]))
   each = results["job_seconds"] / results["jobs"]
   commits = " and ".join(results["commit"])
+  files = results.get("data") or []  # results before there were such designs
+  told = ""
+  if files:
+    rows = sum(file["rows"] for file in files)
+    name = result_name(design.preset)
+    told = f" Read: {len(files)} files, {rows:,} rows, sha256 in `{name}`."
   return (
     f"{results['jobs']} jobs ({len(design.arms)} arms, seeds {seeds}), "
     f"{results['job_seconds']:,.0f} seconds of jobs ({each:.1f} each), device "
     f"{' and '.join(results['device'])}, jax {results['versions']['jax']}, "
-    f"commit {commits}. `{results['command']}`"
+    f"commit {commits}. `{results['command']}`{told}"
   )
 
 
