@@ -135,7 +135,7 @@ DESIGN = dict(
   sizes=dict(
     whole=dict(problems=184, batch=8, test=150),
     quick=dict(problems=32, batch=8, test=16),
-    two_steps=dict(problems=4, batch=2, test=3),
+    two_steps=dict(problems=4, batch=2, test=6),
   ),
   falsified="the solution level picks as well as the token level, or better",
   tuning=dict(

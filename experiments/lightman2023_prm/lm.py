@@ -86,7 +86,7 @@ DESIGN = dict(
       less="orm",
       expected=1,
       published="no such number; best of 1860, 78.2 against 72.4 (figure 3)",
-      comparable="GPT-4 and 800k labels there; 135M and 320 solutions here",
+      comparable="GPT-4 and 800k labels there; 135M and 304 solutions here",
     ),
     dict(
       name="PRMBench, right step above wrong of a solution, PRM over length",
@@ -168,7 +168,7 @@ DESIGN = dict(
   ),
   conditions=(),
   sizes=dict(
-    whole=dict(problems=160, batch=8, held=50, rows=40, few=10),
+    whole=dict(problems=152, batch=8, held=50, rows=40, few=10),
     quick=dict(problems=16, batch=8, held=8, rows=8, few=3),
     two_steps=dict(problems=4, batch=2, held=2, rows=6, few=1),
   ),
