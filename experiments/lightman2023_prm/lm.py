@@ -89,10 +89,10 @@ DESIGN = dict(
       comparable="GPT-4 and 800k labels there; 135M and 304 solutions here",
     ),
     dict(
-      name="PRMBench, right step above wrong of a solution, PRM over length",
+      name="PRMBench, right step above wrong, PRM over the earlier step",
       metric="step_order",
       arm="prm",
-      less="length",
+      less="earlier",
       expected=1,
       published="not asked",
       comparable="ours",
