@@ -191,6 +191,46 @@ def prm_score(
   return PrmScore(0.5 * of_right + 0.5 * of_wrong, of_right, of_wrong)
 
 
+def best_prm_threshold(
+  scores: Float[ArrayLike, " N"], right: Bool[ArrayLike, " N"]
+) -> tuple[float, PrmScore]:
+  """(threshold, score) of the best `prm_score`; apply it to other data.
+
+  A step is valid where its score is above the threshold. All thresholds that
+  differ in what they call valid are tried: below all steps, half way between
+  neighbouring scores, at the highest. Of equal scores the lowest threshold.
+
+  Raises:
+    ValueError: not two equal shapes [N] of one step or more, a score that is
+      NaN, right that is not boolean.
+
+  Example:
+    >>> found = best_prm_threshold([0.9, 0.8, 0.3], [True, True, False])
+    >>> print(f"{found[0]:.2f} {found[1].score:.2f}")
+    0.55 1.00
+  """
+  scores, right = np.asarray(scores, np.float64), np.asarray(right)
+  if scores.shape != right.shape or scores.ndim != 1 or not len(scores):
+    raise ValueError(
+      "best_prm_threshold: expected scores and right [N] of one step or more, "
+      f"got {scores.shape} and {right.shape}."
+    )
+  if np.isnan(scores).any():
+    raise ValueError(
+      f"best_prm_threshold: expected numbers, got NaN at {_first_nan(scores)}."
+    )
+  values = np.unique(scores)
+  tried = [values[0] - 1.0, *((values[1:] + values[:-1]) / 2), values[-1]]
+  found = [(prm_score(scores > t, right), t) for t in tried]
+  best = max(score.score for score, _ in found)
+  score, threshold = next(each for each in found if each[0].score == best)
+  return float(threshold), score
+
+
+def _first_nan(scores) -> int:
+  return int(np.isnan(scores).argmax())
+
+
 def _ratio(a, b) -> float:
   return float(a / b) if b else -1.0
 

@@ -97,3 +97,28 @@ def test_prm_score_of_all_invalid_and_of_no_wrong_step():
   assert multi.f1 == 1.0
   with pytest.raises(ValueError, match="boolean valid and right"):
     step_errors.prm_score([0.7], [True])
+
+
+def test_the_best_prm_threshold_beats_every_other():
+  rng = np.random.default_rng(5)
+  right = rng.random(60) < 0.8
+  scores = np.round(right + rng.normal(size=60), 1)
+  threshold, found = step_errors.best_prm_threshold(scores, right)
+  assert step_errors.prm_score(scores > threshold, right) == found
+  grid = [
+    step_errors.prm_score(scores > t, right).score
+    for t in np.arange(-4, 5, 0.01)
+  ]
+  assert found.score == pytest.approx(max(grid))
+  assert found.score > np.median(grid)
+
+
+def test_equal_scores_are_all_valid_or_none():
+  # All valid: P = 3/4, R = 1, F1 = 6/7; no wrong step is found: F1_negative 0.
+  right = np.asarray([True, True, True, False])
+  threshold, found = step_errors.best_prm_threshold(np.ones(4), right)
+  assert threshold < 1 and found.score == pytest.approx(0.5 * 6 / 7)
+  with pytest.raises(ValueError, match=r"one step or more, got \(0,\)"):
+    step_errors.best_prm_threshold([], np.zeros(0, bool))
+  with pytest.raises(ValueError, match="NaN at 1"):
+    step_errors.best_prm_threshold([0.0, np.nan], [True, False])

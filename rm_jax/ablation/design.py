@@ -73,6 +73,7 @@ class Design(NamedTuple):
   falsified: str  # what would falsify the claim
   tuning: Tuning | None
   panels: tuple = ()  # of Panel; may be left out
+  data: tuple = ()  # names of files below $RM_DATA; may be left out
   # Not in DESIGN:
   key: str = ""
   preset: str = ""
@@ -81,7 +82,7 @@ class Design(NamedTuple):
 
 
 WRITTEN = tuple(f for f in Design._fields if f not in Design._field_defaults)
-OPTIONAL = ("panels",)
+OPTIONAL = ("panels", "data")
 
 
 def find_experiments(folder: pathlib.Path) -> list[str]:

@@ -6,6 +6,7 @@ from rm_jax.ablation.design import Check, Design, Outcome
 from rm_jax.ablation.pool import SCHEMA, Job
 from rm_jax.evals.verdict import Effect, find_effect, holds, judge
 from rm_jax.metrics import paired_interval
+from rm_jax.types import UserError
 
 
 def find_results(
@@ -25,6 +26,9 @@ def find_results(
     jobs: every job of the design, with its result.
     size: its name; only "whole" gives a result that is kept.
     seconds: of this command; those of all jobs are added up beside it.
+
+  Raises:
+    UserError: jobs that read other files than the rest.
   """
   table = table_of(jobs)
   seeds = sorted({job.seed for job in jobs})
@@ -37,6 +41,15 @@ def find_results(
   results = list(jobs.values())
   # Of jobs that --vmap-seeds ran, how many runs trained as one.
   together = sorted({n for r in results for n in r.get("vmapped", ())})
+  # Jobs that were done before a design could name files have none.
+  files = results[0].get("data", [])
+  other = next((j for j, r in jobs.items() if r.get("data", []) != files), None)
+  if other is not None:
+    raise UserError(
+      f"{other.name} read other files below RM_DATA than "
+      f"{next(iter(jobs)).name}: their sha256 differ. Remove one of the two "
+      "from the folder of jobs and run the command again."
+    )
   return {
     "schema": SCHEMA,
     "size": size,
@@ -50,6 +63,7 @@ def find_results(
     "jobs": len(jobs),
     **({"vmapped": together} if together else {}),
     "command": command,
+    "data": files,
     "seeds": seeds,
     "metrics": {
       f"{arm}/{metric}": _mean(by_seed, seeds)

@@ -19,6 +19,8 @@ from rm_jax.data.text_world import labellers
 
 FOLDER = pathlib.Path(labellers.__file__).parent
 ROW = 1_024  # a prompt with eight completions of at most 64 tokens
+SIDES = ("train", "test")
+LEFT_OUT = ("rejected", "overlong")  # records of a side, in results.json
 
 
 class Held(NamedTuple):
@@ -99,10 +101,21 @@ def text_config(
 
 
 def run(config, train: list[dict], test: list[dict]) -> Ran:
-  """Trains on the records and scores the others, in a folder that goes after.
+  """Trains on the records and scores the others.
 
   Args:
     test: prompts with all eight completions, compared or ranked.
+  """
+  return _read(*fit_records(config, train, test), len(test))
+
+
+def fit_records(
+  config, train: list[dict], test: list[dict]
+) -> tuple[dict, dict]:
+  """(arrays of scores.npz, what it cost) of a run in a folder that goes after.
+
+  Args:
+    train, test: rows of the general formats.
   """
   from rm_jax.train.log import read_rows
   from rm_jax.train.loop import train as train_model
@@ -117,7 +130,14 @@ def run(config, train: list[dict], test: list[dict]) -> Ran:
     with np.load(folder / "run" / "scores.npz") as saved:
       arrays = dict(saved)
     rows = read_rows(folder / "run" / "metrics.jsonl")
-  return _read(arrays, len(test), [r for r in rows if "useful_tokens" in r])
+    results = json.loads((folder / "run" / "results.json").read_text())
+  steps = [row for row in rows if "useful_tokens" in row]
+  gone = ("unreadable", *(f"{s}_{w}" for s in SIDES for w in LEFT_OUT))
+  return arrays, {
+    "train_loss": float(np.mean([row["loss"] for row in steps[-3:]])),
+    "train_tokens": float(sum(row["useful_tokens"] for row in steps)),
+    "left_out": float(sum(results["counts"][name] for name in gone)),
+  }
 
 
 def _written(path: pathlib.Path, records: list[dict]) -> str:
@@ -126,7 +146,7 @@ def _written(path: pathlib.Path, records: list[dict]) -> str:
   return str(path)
 
 
-def _read(arrays: dict, count: int, rows: list[dict]) -> Ran:
+def _read(arrays: dict, costs: dict, count: int) -> Ran:
   # Groups are scored in the order of their file.
   np.testing.assert_array_equal(
     arrays["record"], np.repeat(np.arange(count), 8)
@@ -143,8 +163,5 @@ def _read(arrays: dict, count: int, rows: list[dict]) -> Ran:
     8 * group + np.where(swap, j, i),
     8 * group + np.where(swap, i, j),
     arrays["strength"],
-    {
-      "train_loss": float(np.mean([r["loss"] for r in rows[-3:]])),
-      "train_tokens": float(sum(r["useful_tokens"] for r in rows)),
-    },
+    costs,
   )

@@ -67,7 +67,7 @@ def run_jobs(
 
   Args:
     size: arguments of the job function beside arm and seed.
-    made_by: digest and commit, kept with each result.
+    made_by: digest, commit and files read, kept with each result.
     vmap_seeds: one worker instead, in which all seeds train side by side.
 
   Raises:

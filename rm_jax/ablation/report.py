@@ -174,12 +174,18 @@ def how(design: Design, results: dict) -> str:
   if "vmapped" in results:
     counts = " or ".join(map(str, results["vmapped"]))
     beside = f"; trained {counts} side by side, seconds are shares"
+  files = results.get("data") or []  # results before there were such designs
+  told = ""
+  if files:
+    rows = sum(file["rows"] for file in files)
+    name = result_name(design.preset)
+    told = f" Read: {len(files)} files, {rows:,} rows, sha256 in `{name}`."
   return (
     f"{results['jobs']} jobs ({len(design.arms)} arms, seeds {seeds}), "
     f"{results['job_seconds']:,.0f} seconds of jobs ({each:.1f} each{beside}), "
     "device "
     f"{' and '.join(results['device'])}, jax {results['versions']['jax']}, "
-    f"commit {commits}. `{results['command']}`"
+    f"commit {commits}. `{results['command']}`{told}"
   )
 
 

@@ -12,6 +12,7 @@ from rm_jax.ablation.design import (
   result_name,
 )
 from rm_jax.ablation.pool import Failed, Job, read_jobs, run_jobs
+from rm_jax.ablation.real_data import describe_data
 from rm_jax.types import UserError
 
 TUNING = "tuning"  # size of a tuning's jobs in the name of their folder
@@ -41,8 +42,9 @@ def run_experiment(
     workdir: of the jobs' results; "": runs/experiments/KEY/PRESET-SIZE.
 
   Raises:
-    UserError: nothing of that name, results of another design, or
-      `vmap_seeds` where runs are not of train/fit.py.
+    UserError: nothing of that name, published files that are not there,
+      results of another design, or `vmap_seeds` where runs are not of
+      train/fit.py.
   """
   design = load_design(folder, key, preset)
   if vmap_seeds and preset != PRESETS[0]:
@@ -51,6 +53,7 @@ def run_experiment(
       f"does, one run at a time; those of --preset={PRESETS[0]} can train side "
       "by side. Run this without --vmap-seeds."
     )
+  files = describe_data(design.data) if design.data else []
   from rm_jax.train.results import commit  # jax: after what is refused
 
   name = "quick" if quick else "whole"
@@ -58,7 +61,7 @@ def run_experiment(
   jobs = _jobs(design, quick=quick, tune=tune)
   label = TUNING if tune else name
   out = pathlib.Path(workdir or f"runs/experiments/{key}/{preset}-{label}")
-  made_by = {"digest": digest(design, size), "commit": commit()}
+  made_by = {"digest": digest(design, size), "commit": commit(), "data": files}
   started = time.perf_counter()
   failed = run_jobs(
     design,

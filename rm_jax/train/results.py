@@ -19,9 +19,12 @@ def write_scores(path: pathlib.Path, data, scored) -> None:
 
   Per completion scores, group, record, length, gold (NaN: unknown); per
   comparison (group, chosen, rejected), preference, strength (NaN: unknown);
-  per group the key of its prompt and its task; of the main task per label
-  the prediction, group, completion and output of `labels.Labelled`.
+  per group the key of its prompt and its task; per slot, completion after
+  completion, what the head said there (`slots`; `slot_counts` of each
+  completion); of the main task per label the prediction, group, completion and
+  output of `labels.Labelled`.
   """
+  slots = [one for group in scored.slots for one in group]
   counts = [len(s) for s in scored.completions]
   pairs = [
     (n, i, j) for n, g in enumerate(data.groups) for i, j in g.comparisons
@@ -43,6 +46,8 @@ def write_scores(path: pathlib.Path, data, scored) -> None:
     ),
     prompt=np.asarray(data.prompts),
     task=np.asarray([g.task for g in data.groups]),
+    slots=np.concatenate(slots),
+    slot_counts=np.asarray([len(one) for one in slots]),
     **{f"label_{k}": x for k, x in labelled(data, scored)._asdict().items()},
   )
 

@@ -178,6 +178,9 @@ def test_scores_are_those_of_the_results(run):
   diff = found["scores"][first + i] - found["scores"][first + j]
   right = np.where(diff == 0, 0.5, diff > 0)
   assert right.mean() == results["accuracy"]["value"]
+  # Read at its last token alone, a completion has one slot: its score.
+  np.testing.assert_array_equal(found["slot_counts"], 1)
+  np.testing.assert_array_equal(found["slots"], found["scores"])
 
 
 def test_a_finished_run_started_again_is_evaluated_again(files, run):
