@@ -8,6 +8,7 @@ from rm_jax.ablation.design import (
   PRESETS,
   Design,
   digest,
+  find_experiments,
   load_design,
   result_name,
 )
@@ -15,7 +16,62 @@ from rm_jax.ablation.pool import Failed, Job, read_jobs, run_jobs
 from rm_jax.ablation.real_data import describe_data
 from rm_jax.types import UserError
 
+ALL = "all"  # the word that stands for every key
 TUNING = "tuning"  # size of a tuning's jobs in the name of their folder
+
+
+def run_all(
+  *, folder: pathlib.Path, preset: str, workdir: str, command: str, **how
+) -> int:
+  """`run_experiment` of every one that has the preset; returns the exit code.
+
+  One that fails does not keep the others from running. All results name the
+  commit of the start: those of the first one change the tree.
+
+  Args:
+    workdir: jobs are in WORKDIR/KEY; "": in the folder that each has alone.
+    command: of all; each result has that of its own.
+    how: further arguments of `run_experiment`.
+
+  Raises:
+    UserError: none has the preset.
+  """
+  keys = [k for k in find_experiments(folder) if _runs(folder, k, preset, how)]
+  if not keys:
+    raise UserError(f"{folder}: no experiment has the preset {preset!r}.")
+  from rm_jax.train.results import commit
+
+  start, codes = commit(), {}
+  for number, key in enumerate(keys, 1):
+    print(f"\n{key} ({number} of {len(keys)})", flush=True)
+    try:
+      codes[key] = run_experiment(
+        key,
+        folder=folder,
+        preset=preset,
+        workdir=workdir and f"{workdir}/{key}",
+        command=command.replace(f" {ALL}", f" {key}", 1),
+        at=start,
+        **how,
+      )
+    except UserError as error:
+      print(f"rm-jax: error: {error}", file=sys.stderr)
+      codes[key] = 2
+  failed = [key for key, code in codes.items() if code]
+  if failed:
+    print(
+      f"rm-jax: error: {len(failed)} of {len(keys)} experiments have no "
+      f"result: {', '.join(failed)}. The same command runs only what is left.",
+      file=sys.stderr,
+    )
+  return max(codes.values())
+
+
+def _runs(folder, key: str, preset: str, how: dict) -> bool:
+  """Whether there is something to run: the preset, or a tuning of it."""
+  if not (folder / key / f"{preset}.py").exists():
+    return False
+  return not how["tune"] or load_design(folder, key, preset).tuning is not None
 
 
 def run_experiment(
@@ -29,6 +85,7 @@ def run_experiment(
   vmap_seeds: bool,
   workdir: str,
   command: str,
+  at: str = "",
 ) -> int:
   """Runs what is not yet done of an experiment; returns the exit code.
 
@@ -40,6 +97,7 @@ def run_experiment(
     tune: instead runs every arm at every rate of the design's tuning.
     vmap_seeds: all seeds of an arm, and rates of a tuning, train side by side.
     workdir: of the jobs' results; "": runs/experiments/KEY/PRESET-SIZE.
+    at: the commit that results name; "": that of now.
 
   Raises:
     UserError: nothing of that name, published files that are not there,
@@ -61,7 +119,11 @@ def run_experiment(
   jobs = _jobs(design, quick=quick, tune=tune)
   label = TUNING if tune else name
   out = pathlib.Path(workdir or f"runs/experiments/{key}/{preset}-{label}")
-  made_by = {"digest": digest(design, size), "commit": commit(), "data": files}
+  made_by = {
+    "digest": digest(design, size),
+    "commit": at or commit(),
+    "data": files,
+  }
   started = time.perf_counter()
   failed = run_jobs(
     design,

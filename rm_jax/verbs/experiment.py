@@ -1,5 +1,6 @@
 """rm-jax experiment: arms x seeds -> verdict, results.json."""
 
+import functools
 import pathlib
 
 from absl import flags
@@ -17,6 +18,7 @@ renders the README.
 
   rm-jax experiment ouyang2022_instructgpt --quick
   rm-jax experiment ouyang2022_instructgpt --jobs=4
+  rm-jax experiment all                   # every one, past those that fail
   rm-jax experiment ouyang2022_instructgpt --vmap-seeds   # on an accelerator"""
 
 WORDS = ("KEY",)
@@ -52,7 +54,8 @@ def define_flags():
   flags.DEFINE_string(
     "workdir",
     "",
-    "Folder of finished jobs; default: runs/experiments/KEY/PRESET-SIZE.",
+    "Folder of finished jobs, with all WORKDIR/KEY; default: "
+    "runs/experiments/KEY/PRESET-SIZE.",
   )
 
 
@@ -62,7 +65,8 @@ def run(command: str, key: str = "") -> int:
 
     known = find_experiments(pathlib.Path(FLAGS.folder))
     raise UserError(
-      f"KEY is missing: {PROGRAM} experiment KEY. Known: {', '.join(known)}."
+      f"KEY is missing: {PROGRAM} experiment KEY. Known: {', '.join(known)}; "
+      "all of them: all."
     )
   vmap_seeds = FLAGS["vmap-seeds"].value
   if vmap_seeds and FLAGS["jobs"].present:
@@ -70,10 +74,10 @@ def run(command: str, key: str = "") -> int:
       f"--jobs={FLAGS.jobs} with --vmap-seeds: the seeds train side by side in "
       "one process. Leave out one of the two."
     )
-  from rm_jax.ablation.run import run_experiment
+  from rm_jax.ablation.run import ALL, run_all, run_experiment
 
-  return run_experiment(
-    key,
+  run_it = run_all if key == ALL else functools.partial(run_experiment, key)
+  return run_it(
     folder=pathlib.Path(FLAGS.folder),
     preset=FLAGS.preset,
     quick=FLAGS.quick,

@@ -16,7 +16,8 @@ from ablation_designs import write_toy
 from rm_jax.ablation.design import digest, load_design
 from rm_jax.ablation.pool import Job, run_job
 from rm_jax.ablation.report import filled, in_words, table
-from rm_jax.ablation.run import run_experiment
+from rm_jax.ablation.run import run_all, run_experiment
+from rm_jax.train import results as train_results
 from rm_jax.types import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -176,6 +177,55 @@ def test_the_whole_size_writes_results_and_readme(tmp_path, capsys):
   assert (folder / "toy/plot.png").stat().st_size > 5_000
   assert "| reproduced |" in (folder / "README.md").read_text()
   assert "reproduced" in capsys.readouterr().out
+
+
+def test_all_runs_every_experiment_past_one_that_fails(
+  tmp_path, capsys, monkeypatch
+):
+  # Wrong: an end at the first failure, results that name a tree changed by the
+  # results before them, jobs of two experiments in one folder.
+  folder = tmp_path / "experiments"
+  for name in ("bad", "good", "late"):
+    write_toy(tmp_path / name)
+    (tmp_path / name / "toy").rename(tmp_path / name / name)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name / name).rename(folder / name)
+  (folder / "bad/break-less-1").touch()
+  later = folder / "late/mini.py"
+  later.write_text(later.read_text().replace("seeds=tuple", "seed=tuple"))
+  commits = iter(["abc", "abc+", "abc+", "abc+"])
+  monkeypatch.setattr(train_results, "commit", lambda: next(commits))
+  how = dict(quick=True, tune=False, workers=1, vmap_seeds=False)
+  code = run_all(
+    folder=folder,
+    preset="mini",
+    workdir=str(tmp_path / "jobs"),
+    command="rm-jax experiment all --quick",
+    **how,
+  )
+  out, err = capsys.readouterr()
+  assert code == 2
+  assert [x for x in out.splitlines() if " of 3)" in x] == [
+    "bad (1 of 3)",
+    "good (2 of 3)",
+    "late (3 of 3)",
+  ]
+  assert "arm less, seed 1: ValueError: it broke. See" in err
+  assert "late/mini.py: " in err and "'seed'" in err
+  assert err.strip().splitlines()[-1] == (
+    "rm-jax: error: 2 of 3 experiments have no result: bad, late. The same "
+    "command runs only what is left."
+  )
+  jobs = [
+    json.loads(path.read_text())
+    for key in ("bad", "good")
+    for path in (tmp_path / "jobs" / key).glob("*-?.json")
+  ]
+  assert [job["commit"] for job in jobs] == ["abc"] * 7
+  results = json.loads((tmp_path / "jobs/good/results.json").read_text())
+  assert results["command"] == "rm-jax experiment good --quick"
+  with pytest.raises(UserError, match="no experiment has the preset 'lm'"):
+    run_all(folder=folder, preset="lm", workdir="", command="", **how)
 
 
 def test_a_quick_run_is_no_result(tmp_path, capsys):
