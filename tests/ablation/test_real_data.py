@@ -48,6 +48,7 @@ def run(home, **changes):
     quick=True,
     tune=False,
     workers=1,
+    vmap_seeds=False,
     workdir=str(home / "jobs"),
     command="rm-jax experiment toy",
   )
