@@ -81,7 +81,7 @@ def do_jobs(folder, jobs, **made_by):
   design = load_design(folder, "toy", "mini")
   size = design.sizes["whole"]
   (folder / "jobs").mkdir(exist_ok=True)
-  made = {"digest": digest(design, size), "commit": "abc"} | made_by
+  made = {"digest": digest(design, size), "commit": "abc", "data": []} | made_by
   for job in jobs:
     run_job(design, job, size=size, made_by=made, workdir=folder / "jobs")
 
