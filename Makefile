@@ -24,7 +24,7 @@ DEMO = bradley_terry-0 bradley_terry-1 llama2-0 llama2-1
 # No compile cache of the user's: a test must not pass on yesterday's code. The
 # tests make one of their own, see tests/conftest.py.
 TEST_ENV = env -u JAX_COMPILATION_CACHE_DIR JAX_PLATFORMS=cpu
-# Compiled as users compile; `make test` leaves LLVM's optimisations out.
+# Compiled as users compile; the other tests leave LLVM's optimisations out.
 AS_USERS = $(TEST_ENV) JAX_DISABLE_MOST_OPTIMIZATIONS=0
 # worksteal: neighbours stay together (a file's fixtures are made once), and
 # neither worker waits for the other at the end.
@@ -49,18 +49,18 @@ test: lint
 	  --durations=15
 
 slow: .venv/installed-test
-	$(AS_USERS) $(BIN)/python -m pytest $(TWO) -m "slow and not parity" \
+	$(TEST_ENV) $(BIN)/python -m pytest $(TWO) -m "slow and not parity" \
 	  --durations=15
 
 aot: .venv/installed-aot
-	$(AS_USERS) $(BIN)/python -m pytest -m aot --durations=15 tests/aot
+	$(AS_USERS) $(BIN)/python -m pytest $(TWO) -m aot --durations=15 tests/aot
 
 plans: .venv/installed-aot
 	$(BIN)/python -m bench.tpu_plans
 
 parity: .venv-parity/installed
-	$(AS_USERS) $(PARITY_BIN)/python -m pytest -m parity --durations=15 \
-	  tests/parity
+	$(AS_USERS) $(PARITY_BIN)/python -m pytest $(TWO) -m parity \
+	  --durations=15 tests/parity
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -98,7 +99,9 @@ MAIN = "from rm_jax.main import main; main()"
 def start(arguments, *, devices=2, before="") -> subprocess.Popen:
   """`python -m rm_jax ...` in a process of its own, after the code `before`."""
   env = os.environ | {
-    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    "XLA_FLAGS": re.sub(
+      r"device_count=\d+", f"device_count={devices}", os.environ["XLA_FLAGS"]
+    ),
     "PYTHONPATH": str(ROOT),
   }
   return subprocess.Popen(

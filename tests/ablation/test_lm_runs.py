@@ -51,7 +51,9 @@ def test_ranks_are_drawn_anew_and_follow_gold():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", ["bradley_terry", "plackett_luce"])
-def test_scores_gold_and_comparisons_are_of_one_completion(loss, monkeypatch):
+def test_scores_gold_and_comparisons_are_of_one_completion(
+  loss, monkeypatch, optimised
+):
   # Catches: scores in the order they were computed in, not that of the file;
   # a comparison that points into another group.
   one = functools.partial(make_mesh, devices=jax.devices()[:1])

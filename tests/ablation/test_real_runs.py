@@ -64,7 +64,9 @@ def tiny(states, *, rate=1e-2):
 
 
 @pytest.mark.slow
-def test_a_run_scores_every_step_those_without_a_label_too(monkeypatch):
+def test_a_run_scores_every_step_those_without_a_label_too(
+  monkeypatch, optimised
+):
   # Wrong: slots of labels alone, which end at the first error.
   one = functools.partial(make_mesh, devices=jax.devices()[:1])
   monkeypatch.setattr(loop, "make_mesh", one)

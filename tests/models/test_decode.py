@@ -412,7 +412,7 @@ def test_a_completion_beyond_the_positions_is_refused():
 
 
 @pytest.mark.slow
-def test_smollm2_writes_what_full_forwards_say():
+def test_smollm2_writes_what_full_forwards_say(optimised):
   # Real weights, real chat prompts: 8 greedy tokens, ragged and side by side.
   try:
     locate("smollm2")
