@@ -243,7 +243,7 @@ def test_where_training_fails_it_says_whose_and_nobody_waits():
       "lightman2023_prm",
       ("prm", "active"),
       dict(before=2, steps=4, problems=70, samples=2, few=10, test=4),
-      ([3], [3, 3]),
+      ([3, 3], [3, 3]),  # the first backbone, a model that chooses
     ),
   ],
 )
