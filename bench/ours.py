@@ -251,14 +251,24 @@ def start(
   )
 
 
+def second(function):
+  """What a call gives and takes that follows another, as steps of a run do.
+
+  After something else memory has to be asked for first: two seconds of a step
+  that takes nine.
+  """
+  timed(function)
+  return timed(function)
+
+
 def parts_of(run: Run) -> dict[str, Spent]:
   """What forward, backward and optimizer took beside a whole step.
 
   Forward and optimizer are compiled alone; the backward pass, with what it
   computes a second time, is what is left of the step.
   """
-  _, whole = timed(run.step)
-  alone = {name: timed(part)[1] for name, part in run.parts.items()}
+  _, whole = second(run.step)
+  alone = {name: second(part)[1] for name, part in run.parts.items()}
   rest = [
     whole[n] - sum(spent[n] for spent in alone.values()) for n in range(2)
   ]

@@ -195,7 +195,10 @@ def pairs(asked) -> dict:
     torch.ask(do="step", **how | few)
     variants[f"torch {name}"] = (
       how | {"computed_tokens": sum(padded)},
-      lambda how=how: torch.ask(do="step", **how, **token_ids)["spent"],
+      # The second, as of ours.
+      lambda how=how: [
+        torch.ask(do="step", **how, **token_ids) for _ in range(2)
+      ][1]["spent"],
     )
   return repeat(asked, result, variants)
 
@@ -233,7 +236,7 @@ def rankings(asked) -> dict:
       run = ours.start(spec, held, these, setting)
       variants[f"{k} {name}"] = (
         setting._asdict() | run.work.counts | {"k": k, "encoded": name},
-        lambda run=run: {"step": machine.timed(run.step)[1]},
+        lambda run=run: {"step": ours.second(run.step)[1]},
       )
       losses[name] = run.loss()  # before any step
       runs.append(run)

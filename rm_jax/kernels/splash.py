@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rm_jax.models.blocks import HIDDEN, How
+from rm_jax.models.dots import KEPT
 from rm_jax.models.sight import Forest
 from rm_jax.types import UserError
 
@@ -278,7 +279,7 @@ def _attend_row(q, k, v, sight, *, how):
     save_residuals=False,
     mask_value=HIDDEN,
     attn_logits_soft_cap=how.soft_cap or None,
-    residual_checkpoint_name=None,
+    residual_checkpoint_name=KEPT,
     mask_function=_rule(row_len, sight.window),
     interpret=False,
   )

@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from rm_jax.kernels.splash import Codes, attend_codes
 from rm_jax.models.blocks import HIDDEN, How, attend_blocks
-from rm_jax.models.dots import dot
+from rm_jax.models.dots import KEPT, dot
 from rm_jax.models.sight import Forest, Sight
 
 
@@ -101,10 +102,12 @@ def _attend_dense(q, k, v, mask, how):
   kv_heads = k.shape[2]
   q = q.reshape(rows, length, kv_heads, heads // kv_heads, size)
   scores = dot("bljgd,bmjd->bjglm", q * how.scale, k, dtype=how.dtype)
+  scores = checkpoint_name(scores, KEPT)
   if how.soft_cap:
     scores = soften(scores, how.soft_cap)
   scores = jnp.where(mask[:, None, None], scores, HIDDEN)
   mixed = dot("bjglm,bmjd->bljgd", softmax(scores), v, dtype=how.dtype)
+  mixed = checkpoint_name(mixed, KEPT)
   return mixed.reshape(rows, length, heads, size)
 
 

@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from rm_jax.models.dots import dot
+from rm_jax.models.dots import KEPT, dot
 from rm_jax.models.sight import Sight, sees
 
 # Finite: a row of padding then gives a mean of values, never NaN.
@@ -102,6 +103,9 @@ def _forward(how, q, k, v, sight):
 
   empty = (jnp.zeros(q.shape, jnp.float32), jnp.zeros(q.shape[:-1]))
   mixed, logs = jax.lax.fori_loop(0, rows * count, one, empty)
+  q, k, v, mixed, logs = (
+    checkpoint_name(x, KEPT) for x in (q, k, v, mixed, logs)
+  )
   return mixed, (q, k, v, sight, mixed, logs)
 
 
@@ -110,6 +114,13 @@ def _backward(how, saved, cotangent):
   rows, count, *_ = q.shape
   keys, values = k.astype(how.dtype), v.astype(how.dtype)
   product = functools.partial(dot, dtype=how.dtype)
+
+  def turn(x):
+    return x.swapaxes(-1, -2)
+
+  # Turned once here: a product that sums over the first axis of both operands
+  # takes XLA:CPU more than twice as long.
+  q_turned, g_turned = (turn(x.astype(how.dtype)) for x in (q, cotangent))
   # The softmax's own sum of weight times gradient: that of output times it.
   # Not multiply and sum, which XLA:CPU takes nine times as long for.
   shared = jnp.einsum(
@@ -120,6 +131,7 @@ def _backward(how, saved, cotangent):
     dq, dk, dv = carry
     row, block = index // count, index % count
     query, g = q[row, block], cotangent[row, block]
+    q_own, g_own = q_turned[row, block], g_turned[row, block]
     log, mean = logs[row, block][..., None], shared[row, block]
 
     def step(n, state):
@@ -128,11 +140,11 @@ def _backward(how, saved, cotangent):
       key, value = keys[row, other], values[row, other]
       scores, slope = _scores(how, query, keys, sight, row, block, other)
       weights = jnp.exp(scores - log)
-      dv = dv.at[row, other].add(product("jqk,jqd->jkd", weights, g))
+      dv = dv.at[row, other].add(product("jdq,jqk->jdk", g_own, weights))
       steep = weights * (product("jqd,jkd->jqk", g, value) - mean)
       steep = steep if slope is None else steep * slope
       own += product("jqk,jkd->jqd", steep, key)
-      dk = dk.at[row, other].add(product("jqk,jqd->jkd", steep, query))
+      dk = dk.at[row, other].add(product("jdq,jqk->jdk", q_own, steep))
       return own, dk, dv
 
     own, dk, dv = jax.lax.fori_loop(
@@ -140,9 +152,9 @@ def _backward(how, saved, cotangent):
     )
     return dq.at[row, block].set(own), dk, dv
 
-  start = tuple(jnp.zeros_like(x) for x in (q, k, v))
+  start = tuple(jnp.zeros_like(x) for x in (q, turn(k), turn(v)))
   dq, dk, dv = jax.lax.fori_loop(0, rows * count, one, start)
-  return dq, dk, dv, None
+  return dq, turn(dk), turn(dv), None
 
 
 _attend.defvjp(_forward, _backward)

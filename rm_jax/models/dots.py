@@ -6,6 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+# What a layer of a scanned stack keeps for the way back without remat: what
+# products and attention gave. Norms, activations and rotations are computed
+# again, which costs less than to copy them into the stack and out of it.
+KEPT = "kept"
+
 
 def _product(spec, a, b, dtype, result):
   # "highest": a TPU would otherwise multiply float32 in bfloat16.

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int, UInt32
 
 from rm_jax.kernels.splash import see_codes
 from rm_jax.models.attention import Past, attend, attend_past, visible_past
-from rm_jax.models.dots import dot
+from rm_jax.models.dots import KEPT, dot
 from rm_jax.models.dropout import SITES, drop
 from rm_jax.models.rotary import rotary, rotate
 from rm_jax.models.sight import Forest, see
@@ -186,6 +187,7 @@ class Linear(nn.Module):
       a, b = (self.get_variable("lora", name) for name in "ab")
       low = product("bti,ir->btr", x, a)
       out = out + product("btr,ro->bto", low, b)
+    out = checkpoint_name(out, KEPT)
     if not self.bias:
       return out
     # What is added to the stream stays whole, as the stream does.
@@ -315,6 +317,21 @@ class Layer(nn.Module):
     x = x.astype(self.results)  # a norm's result is float32
     x = nn.with_logical_constraint(x, ("batch", "length", "stream"))
     return x, None  # the pair that scan expects: carry, output per layer
+
+
+def _remembering(remat: bool, written_out: bool):
+  """The layer of a stack by what it keeps for the way back.
+
+  With remat its input only; written out whatever autodiff wants; else KEPT.
+  """
+  policies = jax.checkpoint_policies
+  if remat:
+    policy = policies.nothing_saveable
+  elif written_out:
+    return Layer
+  else:
+    policy = policies.save_only_these_names(KEPT)
+  return nn.remat(Layer, prevent_cse=False, policy=policy)
 
 
 class Embed(nn.Module):
@@ -447,23 +464,17 @@ class Decoder(nn.Module):
       one = Layer(c, self.dtype, self.results, name=f"layers_{index}")
       turns, sights = zip(made[kinds[index]], strict=True)
       x, _ = one(x, 0, turns, sights, past=before)
-    layer = Layer
-    if self.remat:
-      layer = nn.remat(
-        Layer,
-        prevent_cse=False,
-        policy=jax.checkpoint_policies.nothing_saveable,
-      )
     lengths = () if past else self.segments
     ids = dropout_ids if self.dropout else None
     for index, length in list(enumerate(lengths))[begin:end]:
+      written_out = length <= UNROLLED
       stack = nn.scan(
-        layer,
+        _remembering(self.remat, written_out),
         variable_axes={"params": 0, "intermediates": 0, "lora": 0},
         split_rngs={"params": True},
         in_axes=(0, nn.broadcast, nn.broadcast, 0, nn.broadcast),
         length=length,
-        unroll=length if length <= UNROLLED else 1,
+        unroll=length if written_out else 1,
         metadata_params={nn.PARTITION_NAME: "layers"},
       )
       first = sum(lengths[:index])

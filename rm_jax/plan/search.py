@@ -101,8 +101,11 @@ def estimate(choice: Choice, config, where: Slice, shape) -> tuple:
   seconds = max(compute / chip.flops, sent / chip.link_bandwidth)
   moments = 8 if choice.moments == "float32" else 6
   state = weights * (4 + moments) / (choice.fsdp * choice.tensor)
-  kept = c.width * size if choice.remat else 16 * c.width * size
-  streams = choice.rows * config.data.row_len * c.layers * kept
+  kept = c.width
+  if not choice.remat:  # test_what_a_scanned_layer_keeps_for_the_way_back
+    kept += c.width + 2 * c.head_dim * (c.heads + c.kv_heads)
+    kept += (2 if c.gated else 1) * c.mlp_width
+  streams = choice.rows * config.data.row_len * c.layers * kept * size
   return seconds, state + streams / choice.tensor
 
 

@@ -2,15 +2,16 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rm_jax.models.sight import Forest
+from rm_jax.models.sight import BLOCK, Forest
 from rm_jax.models.sizes import SIZES
-from rm_jax.models.transformer import unembedding
+from rm_jax.models.transformer import UNROLLED, unembedding
 from rm_jax.reward_model import HeadSpec, ModelSpec, init_params
 from rm_jax.train.optim import cut_layers, join_layers
 
@@ -148,6 +149,43 @@ def test_remat_changes_no_gradient():
     plain,
     saved,
   )
+
+
+@pytest.mark.parametrize("length", [48, 2 * BLOCK], ids=["dense", "blocks"])
+def test_what_a_scanned_layer_keeps_for_the_way_back(length):
+  # Wrong: both sides of every norm and activation in the stack, which a step
+  # with bfloat16 in hardware spends more on than on its products; or attention
+  # kept by no name, and computed twice.
+  c, count, params = TINY, 2, random_params()
+  tokens, forest = rows([length] * count, width=length)
+  weights = {x.shape for x in jax.tree.leaves(params)}
+  assert UNROLLED < c.layers
+
+  def kept(remat):
+    """Numbers per layer and token that a pass forward hands to the one back."""
+    module = spec(remat=remat).decoder_module
+
+    def backward(params):
+      return jax.vjp(
+        lambda p: module.apply({"params": p}, tokens, forest), params
+      )[1]
+
+    shapes = [
+      x.shape for x in jax.tree.leaves(jax.eval_shape(backward, params))
+    ]
+    stacked = [
+      math.prod(s[1:])
+      for s in shapes
+      if len(s) > 2 and s[0] == c.layers and s not in weights
+    ]
+    return sum(stacked) / (count * length)
+
+  assert kept(remat=True) == c.width
+  heads, inner = c.heads * c.head_dim, c.kv_heads * c.head_dim
+  # Input and output of attention's half, its operands, what it gives, the MLP.
+  wanted = 2 * c.width + heads + 2 * inner + heads + 2 * c.mlp_width
+  wanted += c.heads * (length if length < BLOCK else 1)  # weights or their sum
+  assert kept(remat=False) == wanted
 
 
 def test_bfloat16_is_near_float32_and_gives_float32():
