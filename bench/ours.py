@@ -44,6 +44,7 @@ class Setting(NamedTuple):
   rows: int  # of a block, at least; a micro-batch is one block
   dtype: str
   remat: bool
+  unrolled: int = 2  # layers of the longest stack that is not scanned
 
 
 class Work(NamedTuple):
@@ -160,7 +161,8 @@ def start(
 ) -> Run:
   """A run over the state of `hold` that has not compiled anything yet."""
   spec = ModelSpec(
-    **vars(spec) | dict(dtype=setting.dtype, remat=setting.remat)
+    **vars(spec)
+    | dict(dtype=setting.dtype, remat=setting.remat, unrolled=setting.unrolled)
   )
   work = lay_groups(groups, setting)
   optimizer, schedule = optimizer_of()

@@ -170,7 +170,9 @@ def pairs(asked) -> dict:
   }
   variants = {}
   for dtype in asked.ours.split(","):
-    setting = ours.Setting("shared", ROW_LEN, ROWS, dtype, asked.remat)
+    setting = ours.Setting(
+      "shared", ROW_LEN, ROWS, dtype, asked.remat, asked.unrolled
+    )
     run = ours.start(spec, held, groups, setting)
     name = f"ours {dtype}"
     variants[name] = (
@@ -282,6 +284,7 @@ def main() -> None:
   parser.add_argument("--row_len", type=int, default=2_048)
   parser.add_argument("--repeats", type=int, default=REPEATS)
   parser.add_argument("--remat", action="store_true")
+  parser.add_argument("--unrolled", type=int, default=2, help="of `pairs`")
   parser.add_argument("--out", default="")
   asked = parser.parse_args()
   run = {"pairs": pairs, "rankings": rankings}[asked.what]

@@ -34,6 +34,7 @@ class ModelSpec:
   attention: str = "blocks"  # how it is computed: config.compute.attention
   results: str = "float32"  # dtype of what products give
   dropout: float = 0.0  # rate of residual dropout, where a batch has its ids
+  unrolled: int = 2  # layers of the longest stack that is written out
 
   @property
   def decoder_module(self) -> Decoder:
@@ -42,8 +43,16 @@ class ModelSpec:
 
   def decoder_of(self, decoder: DecoderConfig, segments: tuple) -> Decoder:
     """The module of any decoder that computes as this model does."""
-    how = (self.dtype, self.remat, self.attention, self.results, self.dropout)
-    return Decoder(decoder, segments, *how)
+    return Decoder(
+      decoder,
+      segments,
+      self.dtype,
+      self.remat,
+      self.attention,
+      self.results,
+      self.dropout,
+      self.unrolled,
+    )
 
 
 class Outputs(NamedTuple):

@@ -21,10 +21,6 @@ from rm_jax.models.rotary import rotary, rotate
 from rm_jax.models.sight import Forest, see
 from rm_jax.types import UserError
 
-# Layers of a stack that are written out. A loop copies what each layer keeps
-# for the gradient in and out of stacked arrays: a third of the step of a small
-# decoder, nothing beside the products of a large one.
-UNROLLED = 2
 ACTIVATIONS = {
   "silu": nn.silu,
   "gelu": lambda x: nn.gelu(x, approximate=False),
@@ -320,18 +316,19 @@ class Layer(nn.Module):
 
 
 def _remembering(remat: bool, written_out: bool):
-  """The layer of a stack by what it keeps for the way back.
+  """The layer of a stack, by what it keeps for the way back.
 
-  With remat its input only; written out whatever autodiff wants; else KEPT.
+  With remat its input only, without KEPT as well. Outside of a scan jax asks for
+  `prevent_cse`: XLA may find what is computed twice, and keep it.
   """
   policies = jax.checkpoint_policies
-  if remat:
-    policy = policies.nothing_saveable
-  elif written_out:
-    return Layer
-  else:
-    policy = policies.save_only_these_names(KEPT)
-  return nn.remat(Layer, prevent_cse=False, policy=policy)
+  return nn.remat(
+    Layer,
+    prevent_cse=remat and written_out,
+    policy=policies.nothing_saveable
+    if remat
+    else policies.save_only_these_names(KEPT),
+  )
 
 
 class Embed(nn.Module):
@@ -399,6 +396,10 @@ class Decoder(nn.Module):
       before the final norm.
     dropout_ids: from what the masks of each token are drawn; None: nothing is
       dropped, as in evaluation.
+    unrolled: a stack of at most so many layers is written out. The loop of a
+      scan copies what a layer keeps for the gradient into stacked arrays and
+      out of them: on a CPU a quarter of the step of a small decoder, nothing
+      beside the products of a large one, which compiles the faster for it.
   """
 
   config: DecoderConfig
@@ -408,6 +409,7 @@ class Decoder(nn.Module):
   attention: str = "blocks"
   results: Any = jnp.float32
   dropout: float = 0.0  # rate of residual dropout, in training
+  unrolled: int = 2
 
   @nn.compact
   def __call__(
@@ -467,7 +469,7 @@ class Decoder(nn.Module):
     lengths = () if past else self.segments
     ids = dropout_ids if self.dropout else None
     for index, length in list(enumerate(lengths))[begin:end]:
-      written_out = length <= UNROLLED
+      written_out = length <= self.unrolled
       stack = nn.scan(
         _remembering(self.remat, written_out),
         variable_axes={"params": 0, "intermediates": 0, "lora": 0},

@@ -326,6 +326,7 @@ def make_spec(config, decoder, tokenizer) -> ModelSpec:
     results=config.compute.results,
     remat=config.compute.remat,
     attention=config.compute.attention,
+    unrolled=config.compute.unrolled,
     segments=segments,
     frozen=frozen_segments(config.train.trainable, segments),
     tasks=tuple(

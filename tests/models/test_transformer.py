@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -11,18 +12,17 @@ import pytest
 
 from rm_jax.models.sight import BLOCK, Forest
 from rm_jax.models.sizes import SIZES
-from rm_jax.models.transformer import UNROLLED, unembedding
+from rm_jax.models.transformer import unembedding
 from rm_jax.reward_model import HeadSpec, ModelSpec, init_params
 from rm_jax.train.optim import cut_layers, join_layers
 
 TINY = SIZES["tiny"]
 
 
-def spec(decoder=TINY, dtype="float32", segments=None, remat=False):
+def spec(decoder=TINY, dtype="float32", segments=None, remat=False, unrolled=2):
   segments = segments or (decoder.layers,)
-  return ModelSpec(
-    decoder, HeadSpec("scalar", "unit", "last_token"), dtype, remat, segments
-  )
+  head = HeadSpec("scalar", "unit", "last_token")
+  return ModelSpec(decoder, head, dtype, remat, segments, unrolled=unrolled)
 
 
 @functools.cache
@@ -135,20 +135,30 @@ def test_cut_stacks_compute_what_one_stack_does():
   jax.tree.map(np.testing.assert_array_equal, back, params)
 
 
-def test_remat_changes_no_gradient():
+def test_neither_remat_nor_writing_out_changes_a_gradient():
   params, (tokens, forest) = random_params(), rows([12, 7])
+  again = re.compile(r"rematted_computation/.*mlp/up/.*dot_general")
 
-  def loss(params, remat):
-    decoder = spec(remat=remat).decoder_module
-    return jnp.sum(decoder.apply({"params": params}, tokens, forest) ** 2)
+  def compiled(remat, unrolled):
+    decoder = spec(remat=remat, unrolled=unrolled).decoder_module
 
-  plain = jax.jit(jax.grad(lambda p: loss(p, False)))(params)
-  saved = jax.jit(jax.grad(lambda p: loss(p, True)))(params)
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
-    plain,
-    saved,
-  )
+    def loss(params):
+      return jnp.sum(decoder.apply({"params": params}, tokens, forest) ** 2)
+
+    return jax.jit(jax.grad(loss)).lower(params).compile()
+
+  want = compiled(False, 0)(params)
+  for remat, unrolled in ((True, 0), (False, TINY.layers), (True, TINY.layers)):
+    program = compiled(remat, unrolled)
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+      program(params),
+      want,
+    )
+    text = program.as_text()
+    assert bool(unrolled) == ("while/body" not in text), unrolled
+    # Wrong: remat that a stack which is written out does not get.
+    assert remat == bool(again.search(text)), (remat, unrolled)
 
 
 @pytest.mark.parametrize("length", [48, 2 * BLOCK], ids=["dense", "blocks"])
@@ -159,7 +169,7 @@ def test_what_a_scanned_layer_keeps_for_the_way_back(length):
   c, count, params = TINY, 2, random_params()
   tokens, forest = rows([length] * count, width=length)
   weights = {x.shape for x in jax.tree.leaves(params)}
-  assert UNROLLED < c.layers
+  assert spec().unrolled < c.layers
 
   def kept(remat):
     """Numbers per layer and token that a pass forward hands to the one back."""
