@@ -118,13 +118,14 @@ speed: .venv/installed .venv-parity/installed
 	  --torch_python=$(PARITY_BIN)/python --theirs=float32,float32-tuned \
 	  --out=bench/results/pairs_float32.json > /dev/null
 	$(TEST_ENV) $(BIN)/python -m bench.step pairs \
-	  --torch_python=$(PARITY_BIN)/python --ours=float32,bfloat16 \
-	  --theirs=bfloat16 --groups=4 --out=bench/results/pairs_bfloat16.json > /dev/null
+	  --torch_python=$(PARITY_BIN)/python --ours=bfloat16 \
+	  --theirs=bfloat16,bfloat16-tuned --unrolled=30 \
+	  --out=bench/results/pairs_bfloat16.json > /dev/null
 	$(TEST_ENV) $(BIN)/python -m bench.step rankings \
 	  --out=bench/results/rankings.json > /dev/null
 	$(TEST_ENV) $(BIN)/python -m bench.scaling \
 	  --out=bench/results/scaling.json > /dev/null
-	$(TEST_ENV) $(BIN)/python -m bench.profile \
+	$(TEST_ENV) $(BIN)/python -m bench.profile --dtype=bfloat16 --unrolled=30 \
 	  --out=bench/results/profile.json > /dev/null
 	rm -rf runs/before && git worktree prune && git worktree add -q runs/before 5d67ceb
 	$(BIN)/python bench/startup.py --data=$(RM_DATA)/hh_rlhf \

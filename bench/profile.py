@@ -94,7 +94,9 @@ def measure(asked) -> dict:
   groups = data.typical_step(found, asked.groups or PAIRS, seed=0)
   spec, params = ours.load_model()
   held = ours.hold(params)
-  how = ours.Setting("shared", ROW_LEN, ROWS, asked.dtype, asked.remat)
+  how = ours.Setting(
+    "shared", ROW_LEN, ROWS, asked.dtype, asked.remat, asked.unrolled
+  )
   run = ours.start(spec, held, groups, how)
   compiled, arguments = run.compiled()
   machine.timed(compiled, *arguments)  # to warm up
@@ -127,6 +129,7 @@ def main() -> None:
   parser.add_argument("--groups", type=int, default=0, help="0: as documented")
   parser.add_argument("--dtype", default="float32")
   parser.add_argument("--remat", action="store_true")
+  parser.add_argument("--unrolled", type=int, default=2)
   parser.add_argument("--out", default="")
   asked = parser.parse_args()
   result = measure(asked)

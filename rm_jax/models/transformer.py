@@ -318,8 +318,8 @@ class Layer(nn.Module):
 def _remembering(remat: bool, written_out: bool):
   """The layer of a stack, by what it keeps for the way back.
 
-  With remat its input only, without KEPT as well. Outside of a scan jax asks for
-  `prevent_cse`: XLA may find what is computed twice, and keep it.
+  With remat its input only, without KEPT as well. Outside of a scan jax asks
+  for `prevent_cse`: XLA may find what is computed twice, and keep it.
   """
   policies = jax.checkpoint_policies
   return nn.remat(
