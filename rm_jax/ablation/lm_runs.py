@@ -14,11 +14,12 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from rm_jax.config import base
+from rm_jax.config import base, has_bfloat16
 from rm_jax.data.text_world import labellers
 
 FOLDER = pathlib.Path(labellers.__file__).parent
 ROW = 1_024  # a prompt with eight completions of at most 64 tokens
+TRAINED = 4  # layers
 SIDES = ("train", "test")
 LEFT_OUT = ("rejected", "overlong")  # records of a side, in results.json
 
@@ -84,7 +85,8 @@ def text_config(
 ) -> ConfigDict:
   """SmolLM2's first 12 layers, of which the last four and the head train.
 
-  Reads the mean over a completion's tokens, as the demo does.
+  Reads the mean over a completion's tokens, and multiplies in bfloat16 where the
+  processor has it, both as the demo does.
   """
   c = base()
   c.seed, c.num_train_steps = seed, steps
@@ -93,10 +95,11 @@ def text_config(
   c.loss.name = loss
   c.data.row_len, c.data.groups_per_batch, c.data.blocks = ROW, groups, 1
   c.data.cache = ""
-  c.train.trainable, c.train.checkpoint_every = "last:4", steps
+  c.train.trainable, c.train.checkpoint_every = f"last:{TRAINED}", steps
   c.optim.lr, c.optim.warmup_steps = rate, min(3, steps - 1)
   c.evals.at_start, c.evals.every = False, steps
-  c.compute.dtype, c.compute.remat = "float32", False
+  c.compute.dtype = "bfloat16" if has_bfloat16() else "float32"
+  c.compute.remat, c.compute.unrolled = False, TRAINED
   return c
 
 
