@@ -158,9 +158,18 @@ DESIGN = dict(
   ),
 )
 
-# Not tuned yet: the winners of --tune, on seeds 100 to 103, go here. raw and
+# The winners of --tune, on seeds 100 to 103. raw and
 # curated take that of bt.
-RATES = dict.fromkeys(LOSSES, 3e-3)
+RATES = dict(
+  bt=3e-3,
+  tempered=3e-3,
+  focal=3e-3,
+  penalty=1e-3,
+  hinge=1e-3,
+  logarithm=3e-3,
+  square=3e-3,
+  entropy=1e-3,
+)
 
 
 def tiers(rng, world, prompts: int, styled: float):
