@@ -85,8 +85,8 @@ def text_config(
 ) -> ConfigDict:
   """SmolLM2's first 12 layers, of which the last four and the head train.
 
-  Reads the mean over a completion's tokens, and multiplies in bfloat16 where the
-  processor has it, both as the demo does.
+  Reads the mean over a completion's tokens, and multiplies in bfloat16 where
+  the processor has it, both as the demo does.
   """
   c = base()
   c.seed, c.num_train_steps = seed, steps
