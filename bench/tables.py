@@ -141,7 +141,7 @@ def brief_pairs(result: dict) -> str:
   ours = next(v for name, v in variants.items() if name.startswith("ours"))
   rows = [
     (
-      BRIEF[name],
+      BRIEF[DTYPE.sub(" ", name).strip()],
       f"{variant['computed_tokens']:,}",
       spread(seconds(variant)),
       spread(ratios(variant, ours)),
@@ -157,10 +157,11 @@ def brief_pairs(result: dict) -> str:
   return "\n\n".join([grid(head, rows), machine(result)])
 
 
+DTYPE = re.compile(r" b?float(16|32)-?")
 BRIEF = {
-  "ours float32": "ours",
-  "torch float32": "torch, padded as TRL does by default",
-  "torch float32-tuned": "torch, four pairs a forward, no checkpointing",
+  "ours": "ours",
+  "torch": "torch, padded as TRL does by default",
+  "torch tuned": "torch, four pairs a forward, no checkpointing",
 }
 ENCODED = {
   "shared": "one tree a group",
