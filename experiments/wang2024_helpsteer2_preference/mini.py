@@ -136,9 +136,18 @@ DESIGN = dict(
   ),
 )
 
-# Not tuned yet: the winners of --tune, on seeds 100 to 103, go here. expo has
+# The winners of --tune, on seeds 100 to 103. expo has
 # no step of its own.
-RATES = dict.fromkeys(DESIGN["tuning"]["arms"], 3e-3)
+RATES = dict(
+  regular=9e-3,
+  margin=3e-3,
+  scaled=3e-3,
+  scaled_raw=3e-3,
+  regression=3e-3,
+  from_regular=3e-3,
+  from_margin=3e-3,
+  from_scaled=3e-3,
+)
 
 
 @functools.lru_cache(maxsize=1)
