@@ -2,6 +2,7 @@
 
 The last six and the head train. What the layers below give is computed once for
 all arms of a seed, which read the same texts: these are most of the cost.
+Products are of bfloat16 where the processor has it.
 """
 
 import pathlib
@@ -12,7 +13,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rm_jax.ablation import lm_runs
-from rm_jax.config import base
+from rm_jax.config import base, has_bfloat16
+
+TRAINED = 6  # layers
 
 
 class Read(NamedTuple):
@@ -44,12 +47,13 @@ def real_config(
   c.model.pooling, c.loss.name = pooling, loss
   c.data.row_len, c.data.groups_per_batch, c.data.blocks = row, groups, 1
   c.data.cache = ""
-  c.train.trainable = "last:6"
+  c.train.trainable = f"last:{TRAINED}"
   c.train.cache_hidden = str(pathlib.Path(states.name) / "states")
   c.train.checkpoint_every = steps
   c.optim.lr, c.optim.warmup_steps = rate, min(3, steps - 1)
   c.evals.at_start, c.evals.every = False, steps
-  c.compute.dtype, c.compute.remat = "float32", False
+  c.compute.dtype = "bfloat16" if has_bfloat16() else "float32"
+  c.compute.remat, c.compute.unrolled = False, TRAINED
   return c
 
 
