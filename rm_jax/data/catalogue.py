@@ -221,18 +221,18 @@ FORMATS = {
     read_ranking,
     "{prompt, completions, ranks [, ratings]}",
   ),
-  "ratings": Format(
-    ("prompt", "completions", "ratings"),
-    always,
-    read_ratings,
-    "{prompt, completions, ratings: numbers or {attribute: number or null}}",
-  ),
   "comparisons": Format(
     ("prompt", "completions", "comparisons"),
     always,
     read_comparisons,
     "{prompt, completions, comparisons: [[i, j, outcome 1 | 0 | 0.5 "
-    "[, strength]]]}",
+    "[, strength]]] [, ratings]}",
+  ),
+  "ratings": Format(
+    ("prompt", "completions", "ratings"),
+    always,
+    read_ratings,
+    "{prompt, completions, ratings: numbers or {attribute: number or null}}",
   ),
   "first_error": Format(
     ("prompt", "completions", "first_error"),

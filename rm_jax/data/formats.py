@@ -34,7 +34,11 @@ def read_ranking(row) -> Record:
     need_integer(rank, f"rank {k}")
     for k, rank in enumerate(need_each(row, "ranks", len(completions)))
   )
-  record = Record("ranking", prompt, completions, ranks)
+  return with_ratings(Record("ranking", prompt, completions, ranks), row)
+
+
+def with_ratings(record: Record, row) -> Record:
+  """Returns the record with the ratings that the row has beside its order."""
   if row.get("ratings") is None:
     return record
   rated = read_ratings(row)
@@ -87,7 +91,8 @@ def read_comparisons(row) -> Record:
     outcome = need_label(entry[2], f"the outcome of {name}")
     strength = need_strength([*entry, None][3], f"the strength of {name}")
     found.append(compared(i, j, outcome, strength))
-  return Record("comparisons", prompt, completions, comparisons=tuple(found))
+  record = Record("comparisons", prompt, completions, comparisons=tuple(found))
+  return with_ratings(record, row)
 
 
 def compared(i, j, outcome, strength=None) -> Comparison:

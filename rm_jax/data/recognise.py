@@ -37,7 +37,7 @@ GENERAL = (
 )
 
 # General formats that tell different things of the same completions. Only a
-# ranking reads the ratings beside it.
+# ranking and comparisons read the ratings beside them.
 EXCLUSIVE = (
   "ranking",
   "ratings",
@@ -131,7 +131,8 @@ def recognise(row) -> str:
   found = matches(row)
   if found and found[0] != "unlabelled":
     rivals = [name for name in found if name in EXCLUSIVE]
-    if len(rivals) > 1 and rivals != ["ranking", "ratings"]:
+    rated = rivals in (["ranking", "ratings"], ["comparisons", "ratings"])
+    if len(rivals) > 1 and not rated:
       raise BadRow(
         f"the row is {' and '.join(rivals)} at once: say with kind= which of "
         "them to read"

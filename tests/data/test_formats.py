@@ -2,8 +2,10 @@ import collections
 import json
 import math
 
+import numpy as np
 import pytest
 
+from rm_jax.data.compare import find_comparisons, find_margins, find_ranks
 from rm_jax.data.sources import read_records
 from rm_jax.types import Comparison
 from tests.data.reading import assistant, count, read, refusal
@@ -84,6 +86,20 @@ def test_comparisons_put_the_preferred_side_first_and_keep_cycles():
     Comparison(2, 1, 1.0, None),
   )
   assert all(isinstance(c.chosen, int) for c in got.comparisons)
+
+
+def test_comparisons_keep_the_ratings_beside_them():
+  # Catches: ratings read as the order, comparisons lost; a margin of ratings
+  # that takes the side named first for the chosen one.
+  row = dict(THREE, comparisons=[[0, 1, 1], [0, 2, 0, 2]], ratings=[4, 5, 2])
+  got = read(row)
+  assert (got.kind, got.ratings) == ("comparisons", (4.0, 5.0, 2.0))
+  assert find_ranks(got) is None
+  found = find_comparisons(got, ties=False)
+  assert found == [Comparison(0, 1, 1.0, None), Comparison(2, 0, 1.0, 2.0)]
+  margins = find_margins(got, found, margin="rating_difference")
+  # Both labels contradict the ratings.
+  np.testing.assert_array_equal(margins, [-1.0, -2.0])
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,11 @@ def test_a_labelled_row_is_never_read_as_unlabelled(label):
 @pytest.mark.parametrize(
   "more, said",
   [
-    (dict(ratings=[1, 2], comparisons=[[0, 1, 1]]), "ratings and comparisons"),
+    (dict(ranks=[1, 2], comparisons=[[0, 1, 1]]), "ranking and comparisons"),
+    (
+      dict(ranks=[1, 2], comparisons=[[0, 1, 1]], ratings=[3, 1]),
+      "ranking and comparisons and ratings",
+    ),
     (dict(labels=[1, 1], values=[1, 1]), "values and steps"),
     (dict(ranks=[1, 2], labels=[1, 1]), "ranking and steps"),
     (dict(first_error=0, labels=[1, 0]), "first_error and steps"),
