@@ -141,7 +141,7 @@ def test_an_lm_job_trains_on_few_tokens(key, tmp_path, monkeypatch):
 
   monkeypatch.setattr(lm_runs, "fit_records", begin)
   # One text for all arms of a seed: any arm has the tokens of all.
-  for arm in trained(design)[: 1 if design.data else None]:
+  for arm in trained(design)[: 1 if untrained(design) else None]:
     with pytest.raises(Begun):
       design.job(arm, 100, **design.sizes["whole"])
   tokenizer = load_tokenizer("smollm2")
@@ -159,7 +159,7 @@ def test_an_lm_job_trains_on_few_tokens(key, tmp_path, monkeypatch):
     assert 10_000 < tokens <= most_tokens(design), (arm, tokens)
 
 
-@pytest.mark.parametrize("key", [key for key in LM if LM[key].data])
+@pytest.mark.parametrize("key", UNTRAINED)
 def test_arms_of_a_seed_read_the_same_texts_of_other_problems(key, monkeypatch):
   # Catches: a problem on both sides; arms that would not share the states of
   # the frozen layers; seeds that train on the same problems.
