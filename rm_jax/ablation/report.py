@@ -190,11 +190,16 @@ def how(design: Design, results: dict) -> str:
 
 
 def summary(folder: pathlib.Path) -> str:
-  """One row per experiment and preset: claim, verdict, effect."""
+  """One row per experiment and preset: claim, verdict, effect, seconds.
+
+  Below it how many seconds the jobs of each preset took together.
+  """
   lines = [
-    "| experiment | claim | verdict | primary effect, 95 % interval | seeds |",
-    "|---|---|---|---|---|",
+    "| experiment | claim | verdict | primary effect, 95 % interval | seeds | "
+    "seconds of jobs |",
+    "|---|---|---|---|---|---|",
   ]
+  spent: dict[str, list[float]] = {}
   for key in find_experiments(folder):
     for design in load_designs(folder, key):
       results = read_results(design)
@@ -203,13 +208,21 @@ def summary(folder: pathlib.Path) -> str:
       )
       row = f"| {name} | {design.claim} "
       if results is None:
-        lines.append(f"{row}| not run yet | | |")
+        lines.append(f"{row}| not run yet | | | |")
         continue
       told = results["outcomes"][0]
       lines.append(
         f"{row}| {results['verdict']} | {design.outcomes[0].name}: "
-        f"{_interval(told)} | {told['seeds']} |"
+        f"{_interval(told)} | {told['seeds']} | {results['job_seconds']:,.0f} |"
       )
+      spent.setdefault(design.preset, []).append(results["job_seconds"])
+  for preset, each in spent.items():
+    hours = sum(each) / 3_600
+    lines += [
+      "",
+      f"{len(each)} of {preset} have run: {sum(each):,.0f} seconds of jobs, "
+      f"{hours:.1f} hours of one worker.",
+    ]
   return "\n".join(lines)
 
 

@@ -15,7 +15,7 @@ from ablation_designs import write_toy
 
 from rm_jax.ablation.design import digest, load_design
 from rm_jax.ablation.pool import Job, run_job
-from rm_jax.ablation.report import filled, in_words, table
+from rm_jax.ablation.report import filled, in_words, summary, table
 from rm_jax.ablation.run import run_all, run_experiment
 from rm_jax.train import results as train_results
 from rm_jax.types import UserError
@@ -177,6 +177,33 @@ def test_the_whole_size_writes_results_and_readme(tmp_path, capsys):
   assert (folder / "toy/plot.png").stat().st_size > 5_000
   assert "| reproduced |" in (folder / "README.md").read_text()
   assert "reproduced" in capsys.readouterr().out
+
+
+def test_the_summary_says_what_all_of_them_take(tmp_path):
+  # Wrong: the seconds of the last one for those of all; one that did not run
+  # counted as one of no seconds.
+  folder = write_toy(tmp_path)
+  for name, seconds in (("first", 1_500.4), ("second", 9_300.0)):
+    (tmp_path / "toy").rename(tmp_path / name)
+    write_toy(folder)
+    do_jobs(folder, EVERY)
+    assert in_process(folder) == 0
+    path = folder / "toy/results.json"
+    results = json.loads(path.read_text()) | {"job_seconds": seconds}
+    (folder / name / "results.json").write_text(json.dumps(results))
+    path.unlink()
+  lines = summary(folder).splitlines()
+  assert [line.split(" | ")[-1] for line in lines[:5]] == [
+    "seconds of jobs |",
+    "|---|---|---|---|---|---|",
+    "1,500 |",
+    "9,300 |",
+    "|",
+  ]
+  assert lines[5:] == [
+    "",
+    "2 of mini have run: 10,800 seconds of jobs, 3.0 hours of one worker.",
+  ]
 
 
 def test_all_runs_every_experiment_past_one_that_fails(
