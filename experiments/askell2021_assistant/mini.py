@@ -182,8 +182,22 @@ DESIGN = dict(
   ),
 )
 
-# Not tuned yet: the winners of --tune, on seeds 100 to 103, go here.
-RATES = dict.fromkeys(ARMS, 3e-3)
+# The winners of --tune, on seeds 100 to 103.
+RATES = dict(
+  scratch_50=9e-3,
+  scratch_200=9e-3,
+  scratch_1000=9e-3,
+  scratch_5000=3e-3,
+  pmp_50=3e-3,
+  pmp_200=3e-3,
+  pmp_1000=1e-3,
+  pmp_5000=3e-3,
+  binary_200=1e-3,
+  ranked_graded=3e-3,
+  imitation_graded=9e-3,
+  ranked_binary=3e-3,
+  imitation_binary=9e-3,
+)
 FIRST_RATE = 3e-3  # of PMP
 
 

@@ -189,9 +189,20 @@ DESIGN = dict(
   panels=tuple(_panel(width) for width in WIDTHS),
 )
 
-# Not tuned yet: the winners of --tune, on seeds 100 to 103, go here. Helpful
+# The winners of --tune, on seeds 100 to 103. Helpful
 # ones alone take that of weight 1: half of the tuned metric is not theirs.
-RATES = dict.fromkeys(MIXED, 3e-3)
+RATES = dict(
+  weight_1_width_16=9e-3,
+  weight_2_width_16=3e-3,
+  weight_3_width_16=9e-3,
+  weight_5_width_16=9e-3,
+  weight_10_width_16=9e-3,
+  weight_1_width_64=1e-3,
+  weight_2_width_64=1e-3,
+  weight_3_width_64=1e-3,
+  weight_5_width_64=1e-3,
+  weight_10_width_64=1e-3,
+)
 
 
 @functools.lru_cache(maxsize=1)
