@@ -1,12 +1,14 @@
 """The picture of an experiment: effects with intervals, and curves or arms."""
 
 import os
+import textwrap
 
 from rm_jax.ablation.design import Design
 from rm_jax.evals import canvas
 from rm_jax.evals.verdict import UNCLAIMED
 
 ROOMY = 16  # outcomes or arms; where there are more they stand closer
+LONG = 42  # letters of an outcome's name in one line
 COLOURS = {
   "reproduced": canvas.GREEN,
   "reversed": canvas.RED,
@@ -49,11 +51,12 @@ def plot_experiment(
       label=told["verdict"],
     )
   left.axvline(0.0, color=canvas.GREY, linewidth=1)
-  left.set_yticks([-n for n in range(rows)], [o.name for o in design.outcomes])
+  names = [textwrap.fill(o.name, LONG) for o in design.outcomes]
+  left.set_yticks([-n for n in range(rows)], names)
   left.set_ylim(-rows + 0.4, 0.6)
   claimed = all(outcome.expected for outcome in design.outcomes)
   left.set_xlabel(
-    "difference / half its 95 % interval; right: as published"
+    "difference / half its 95 % interval\nright: as published"
     + ("" if claimed else " (no claim: higher)")
   )
   handles, labels = left.get_legend_handles_labels()
@@ -98,4 +101,4 @@ def _arms(axes, design: Design, results: dict, metric: str) -> None:
     axes.plot(each, [-place] * len(each), "o", color=canvas.BLUE, alpha=0.4)
     axes.plot(results["metrics"][key]["value"], -place, "|", color="black")
   axes.set_yticks([-n for n in range(len(arms))], arms)
-  axes.set_xlabel(f"{metric.replace('_', ' ')}, a dot per seed")
+  axes.set_xlabel(f"{metric.replace('_', ' ')}\na dot per seed")
