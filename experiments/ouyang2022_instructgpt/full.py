@@ -1,28 +1,28 @@
-"""InstructGPT's reward model at full size (Ouyang et al. 2022, App. C.2).
+"""InstructGPT's arms at full size: configs/instructgpt_6b.py on 64 chips.
 
-  rm-jax train --config=experiments/ouyang2022_instructgpt/full.py \\
-      --workdir=gs://bucket/instructgpt --config.data.source=rankings.jsonl
+  rm-jax plan --config=experiments/ouyang2022_instructgpt/full.py \\
+      --slice=v5e-64 --rows_per_chip=4
+  rm-jax train --config=experiments/ouyang2022_instructgpt/full.py:grouped_8 \\
+      --workdir=gs://B/grouped_8 --config.data.source=rankings.jsonl
 
-Records: prompt, completions (4 to 9), ranks. An 8B model for their 6B; 64 chips
-of 16 GB, parameters and moments cut over all of them. Its arm `shuffled` is the
-same with data that lists every comparison as a pair of its own.
+FILE:grouped is one epoch, FILE:grouped_8 eight. `shuffled` is `grouped` on data
+that lists every comparison as a pair of its own.
 """
 
-from rm_jax.config import base
+import pathlib
 
-PROMPTS = 33_207  # their Table 6
+from rm_jax.ablation.design import load_file
+from rm_jax.types import UserError
+
+ARMS = {"grouped": 1, "grouped_8": 8}  # epochs
+HERE = pathlib.Path(__file__)
+BASE = HERE.parents[2] / "configs" / "instructgpt_6b.py"
 
 
-def get_config():
-  """64 prompts a step, one epoch, learning rate 9e-6 to a tenth by cosine."""
-  c = base()
-  c.init["from"] = "meta-llama/Llama-3.1-8B"
-  c.num_train_steps = PROMPTS // 64
-  c.loss.name = "all_pairs"
-  c.data.row_len, c.data.groups_per_batch, c.data.blocks = 2_048, 64, 64
-  c.data.align = 8
-  c.optim.lr, c.optim.schedule, c.optim.final_lr_ratio = 9e-6, "cosine", 0.1
-  c.optim.weight_decay = 0.0
-  c.evals.every, c.train.checkpoint_every = 100, 100
-  c.mesh.data, c.mesh.fsdp, c.mesh.tensor = 1, 64, 1
+def get_config(arm="grouped"):
+  """The config of that file with what the arm changes."""
+  if arm not in ARMS:
+    raise UserError(f"{HERE}:{arm}: expected one of {sorted(ARMS)}")
+  c = load_file(BASE).get_config()
+  c.num_train_steps *= ARMS[arm]
   return c

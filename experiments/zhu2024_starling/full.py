@@ -1,27 +1,28 @@
-"""Starling-RM-7B's loss at full size (Zhu et al. 2024).
+"""Starling's losses at full size: configs/starling.py on 64 chips.
 
-  rm-jax train --config=experiments/zhu2024_starling/full.py \\
-      --workdir=gs://bucket/starling --config.data.source=nectar.jsonl
+  rm-jax plan --config=experiments/zhu2024_starling/full.py --slice=v5e-64 \\
+      --rows_per_chip=4
+  rm-jax train --config=experiments/zhu2024_starling/full.py:pairs \\
+      --workdir=gs://B/pairs --config.data.source=nectar.jsonl
 
-Records: prompt, completions (7), ranks. Llama-2-7B-Chat on 64 chips of 16 GB.
-config.loss.name=all_pairs is the other arm. Learning rate, batch and epochs
-were not published: these are ours.
+FILE:pl and FILE:pairs, of Llama-2-7B-Chat. Records: prompt, completions (7),
+ranks.
 """
 
-from rm_jax.config import base
+import pathlib
 
-PROMPTS = 182_954  # of Nectar
+from rm_jax.ablation.design import load_file
+from rm_jax.types import UserError
+
+ARMS = {"pl": "plackett_luce", "pairs": "all_pairs"}
+HERE = pathlib.Path(__file__)
+BASE = HERE.parents[2] / "configs" / "starling.py"
 
 
-def get_config():
-  """64 prompts of 7 a step, one epoch."""
-  c = base()
-  c.init["from"] = "meta-llama/Llama-2-7b-chat-hf"
-  c.num_train_steps = PROMPTS // 64
-  c.loss.name = "plackett_luce"
-  c.data.row_len, c.data.groups_per_batch, c.data.blocks = 2_048, 64, 64
-  c.data.align = 8
-  c.optim.lr, c.optim.schedule = 9e-6, "cosine"
-  c.evals.every, c.train.checkpoint_every = 500, 500
-  c.mesh.data, c.mesh.fsdp, c.mesh.tensor = 1, 64, 1
+def get_config(arm="pl"):
+  """The config of that file with what the arm changes."""
+  if arm not in ARMS:
+    raise UserError(f"{HERE}:{arm}: expected one of {sorted(ARMS)}")
+  c = load_file(BASE).get_config()
+  c.loss.name = ARMS[arm]
   return c

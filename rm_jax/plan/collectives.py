@@ -17,7 +17,8 @@ def collective_bytes(text: str) -> dict[str, int]:
   """{kind: bytes per chip and run} of a compiled program's text.
 
   What arrives of a gather, an exchange or a permutation; what goes in, whole,
-  of a reduction. Loop bodies count as often as they run. One collective that is
+  of a reduction. Loop bodies count as often as they run; a loop that sends
+  nothing may run as often as its data say. One collective that is
   printed in several pieces (start, fused steps, done) counts once: the pieces
   have its channel in common. Some lie in a loop that runs beside it, so the
   piece that runs the fewest times counts.
@@ -35,9 +36,10 @@ def _walk(program: Program, name: str, times: int, fused: str, found: dict):
   """Adds the collectives of one computation and of what it calls."""
   for instruction in program.computations[name]:
     if instruction.opcode == "while":
-      times_inside = times * trips(program, instruction)
       body = instruction.attribute("body")
-      _walk(program, body, times_inside, fused, found)
+      if _sends(program, body):
+        times_inside = times * trips(program, instruction)
+        _walk(program, body, times_inside, fused, found)
       continue
     kind = instruction.opcode.removesuffix("-start")
     if kind in KINDS:
@@ -50,6 +52,15 @@ def _walk(program: Program, name: str, times: int, fused: str, found: dict):
       inside = instruction.name if instruction.opcode == "fusion" else fused
       for called in instruction.called():
         _walk(program, called, times, f"{fused} {called} {inside}", found)
+
+
+def _sends(program: Program, name: str) -> bool:
+  """Whether a computation, or one that it calls, has a collective."""
+  return any(
+    instruction.opcode.removesuffix("-start") in KINDS
+    or any(_sends(program, called) for called in instruction.called())
+    for instruction in program.computations[name]
+  )
 
 
 def _size(kind, instruction, computation) -> int:

@@ -37,6 +37,15 @@ def test_two_layers_compile(name):
   assert plan.kernels >= 2  # attention, forward and backward
 
 
+def test_two_layers_of_an_experiment_at_full_size_compile():
+  # Wrong: loops that say nothing of how often they run, so that no plan can be
+  # made. The other full.py stand on configs whose plans are in configs/plans/.
+  c = load(ROOT / "experiments/ouyang2022_instructgpt/full.py").get_config()
+  c.data.source, c.init.layers = "none", 2
+  plan = compile_step(c, find_slice("v5e-64"), rows=4)
+  assert plan.fits and plan.kernels >= 2 and plan.collectives["all-gather"] > 0
+
+
 def test_the_8b_plan_fits_16_chips():
   plan = compile_step(llama(), find_slice("v5e-16"), rows=2)
   assert plan.fits

@@ -57,6 +57,20 @@ def test_a_loop_that_does_not_count_is_not_guessed():
     trips(program, loop)
 
 
+def test_a_loop_that_sends_nothing_may_run_as_often_as_its_data_say():
+  # That of `blocks` attention: up to a number that is read from a list.
+  text = LOOPS.replace(
+    "%limit.0 = u32[]{:T(128)} constant(8)",
+    "%limit.0 = u32[]{:T(128)} get-tuple-element(%p.0), index=1",
+  )
+  with pytest.raises(ValueError, match="loop.3: no counter against a constant"):
+    collective_bytes(text)
+  silent = text.replace("collective-permute-start(", "custom-call(").replace(
+    "collective-permute-done(", "custom-call("
+  )
+  assert collective_bytes(silent) == {}
+
+
 def test_a_computation_ends_where_it_names_its_thread():
   # v5p's programs: what a sparse core runs would swallow the next computation.
   text = """HloModule m
