@@ -142,7 +142,7 @@ DESIGN = dict(
     "the solution level picks as well as the token level at the end, or better"
   ),
   tuning=dict(
-    rates=(5e-3, 1e-2, 2e-2),
+    rates=(1e-3, 3e-3, 1e-2),
     seeds=(100, 101, 102, 103),
     metric="accuracy_10",
     lower=False,

@@ -148,7 +148,7 @@ DESIGN = dict(
     ),
   ),
   sizes=dict(
-    whole=dict(before=900, steps=150, problems=4_000, test=400),
+    whole=dict(before=900, steps=240, problems=4_000, test=400),
     quick=dict(before=150, steps=60, problems=1_000, test=100),
     two_steps=dict(before=2, steps=2, problems=60, test=20),
   ),
@@ -157,7 +157,7 @@ DESIGN = dict(
     "heavy-tailed returns"
   ),
   tuning=dict(
-    rates=(5e-3, 1e-2, 2e-2),
+    rates=(1e-3, 3e-3, 1e-2),
     seeds=(100, 101, 102, 103),
     metric="rmse",
     lower=True,

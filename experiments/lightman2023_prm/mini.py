@@ -167,14 +167,14 @@ DESIGN = dict(
   ),
   sizes=dict(
     whole=dict(
-      before=900, steps=150, problems=2_400, samples=4, few=100, test=150
+      before=900, steps=320, problems=5_120, samples=4, few=100, test=150
     ),
     quick=dict(before=150, steps=60, problems=400, samples=4, few=50, test=40),
     two_steps=dict(before=2, steps=2, problems=40, samples=2, few=10, test=4),
   ),
   falsified="the ORM of answers picks as well as the PRM or better, of 256",
   tuning=dict(
-    rates=(5e-3, 1e-2, 2e-2),
+    rates=(1e-3, 3e-3, 1e-2),
     seeds=(100, 101, 102, 103),
     metric="accuracy_64",
     lower=False,

@@ -104,13 +104,13 @@ DESIGN = dict(
     ),
   ),
   sizes=dict(
-    whole=dict(before=900, steps=150, problems=4_000, test=250),
+    whole=dict(before=900, steps=320, problems=8_000, test=250),
     quick=dict(before=150, steps=60, problems=1_000, test=60),
     two_steps=dict(before=2, steps=2, problems=60, test=6),
   ),
   falsified="the prefix AUC of pooled is not above that of the last token",
   tuning=dict(
-    rates=(5e-3, 1e-2, 2e-2),
+    rates=(1e-3, 3e-3, 1e-2),
     seeds=(100, 101, 102, 103),
     metric="outcome_auc",
     lower=False,

@@ -152,7 +152,7 @@ DESIGN = dict(
     ),
   ),
   sizes=dict(
-    whole=dict(before=900, steps=150, problems=2_400, samples=4, test=150),
+    whole=dict(before=900, steps=320, problems=5_120, samples=4, test=150),
     quick=dict(before=150, steps=60, problems=400, samples=4, test=40),
     two_steps=dict(before=2, steps=2, problems=40, samples=2, test=4),
   ),
@@ -161,7 +161,7 @@ DESIGN = dict(
     f"labels, or the outcome model at m = {MOST} agrees more with its own"
   ),
   tuning=dict(
-    rates=(5e-3, 1e-2, 2e-2),
+    rates=(1e-3, 3e-3, 1e-2),
     seeds=(100, 101, 102, 103),
     metric="answer_error",
     lower=True,
