@@ -22,6 +22,7 @@ One rate for all lines of a set of text, that of `none`.
 """
 
 import functools
+import pathlib
 
 import numpy as np
 
@@ -265,6 +266,19 @@ def ultrafeedback() -> list[dict]:
   return records
 
 
+@functools.lru_cache(maxsize=1)
+def states(seed: int) -> dict:
+  """Where the states of the frozen layers lie, by set of text.
+
+  All lines of a set read the same texts: what the layers below the trained ones
+  give is computed once for each.
+  """
+  from rm_jax.ablation.real_runs import states_folder
+
+  del seed
+  return {cell: states_folder() for cell in ("", "few", "uf")}
+
+
 def text_records(seed: int, prompts: int, test: int, few: bool) -> tuple:
   """(training, held-out) records of the text world."""
   from rm_jax.ablation import lm_runs as runs
@@ -311,6 +325,7 @@ def job(arm, seed, *, prompts, test, pairs, held, rate=None):
     rate=rate or RATES["uf_none" if of_pairs else "none"],
   )
   c.loss.margin = MARGINS[line]
+  c.train.cache_hidden = str(pathlib.Path(states(seed)[cell].name) / "states")
   if of_pairs:
     c.data.row_len = 2_048
   arrays, costs = runs.fit_records(c, train, rest)
