@@ -61,7 +61,14 @@ def plot_experiment(
   )
   handles, labels = left.get_legend_handles_labels()
   once = dict(zip(labels, handles, strict=True))
-  left.legend(once.values(), once.keys(), fontsize=8)
+  left.legend(  # above: an interval may be anywhere within
+    once.values(),
+    once.keys(),
+    fontsize=8,
+    loc="lower center",
+    bbox_to_anchor=(0.5, 1.0),
+    ncols=len(once),
+  )
   metric = design.outcomes[0].metric
   if results["curves"]:
     _curves(right, results["curves"], metric)
