@@ -20,7 +20,6 @@ def get_config():
   c.num_train_steps = 5_000  # of an epoch: set it for the data at hand
   c.loss.name = "squared_error"
   c.loss.language_coefficient = 1.0
-  c.data.kind = "outcome"
   c.model.head = "biased_scalar"
   c.model.pooling = "every_token"
   c.data.row_len = 1_024

@@ -4,7 +4,8 @@
   rm-jax train --config=experiments/cobbe2021_verifiers/full.py:solution \\
       --workdir=gs://B/solution --config.data.source=solutions.jsonl
 
-FILE:ARM has the arms of mini.py. Records: prompt, completions, labels.
+FILE:ARM has the arms of mini.py. Records: GSM8K's samples as published, or
+prompt, completions and labels with --config.data.kind=outcome.
 """
 
 import pathlib
