@@ -8,15 +8,17 @@ With a reward at the end alone and discount 1 its Monte-Carlo target is the
 label that an outcome reward model learns at every token: the two are one model,
 if the loss is one. Farebrother et al. 2024, arXiv:2403.03950, find that
 classification (a two-hot label, or a Gaussian over bins, HL-Gauss) beats
-regression to the same returns, most where returns are noisy. TD(lambda) trusts
-the model's own value of the next token: less variance, and bias until late
-values are right.
+regression to the same returns, most where returns are noisy or what they are of
+moves on. TD(lambda) trusts the model's own value of the next token: less
+variance, and bias until late values are right.
 
 On W-CHAIN without squares and traps the true value of every line is known in
 closed form, and what it depends on stands in the tokens. The noise of heavy
 returns is Student's t with 1.5 degrees of freedom, which has no variance.
 Categorical losses clip returns to their bins, cross-entropy to [0, 1]: clipping
-is part of what is compared.
+is part of what is compared. A policy that drifts writes with fewer and fewer
+errors and is read in that order; the value asked for is that of its last self,
+from which all other arms learn.
 """
 
 import functools
@@ -25,6 +27,7 @@ import numpy as np
 
 MODULUS = 7
 ERROR = 0.15
+FIRST_ERROR = 0.4  # of the policy that drifts; falls to ERROR
 FREEDOM, SCALE = 1.5, 0.25  # of the noise of heavy returns
 LOW, HIGH, BINS = -1.0, 2.0, 51
 SIGMA = 0.75 * (HIGH - LOW) / (BINS - 1)
@@ -38,7 +41,7 @@ TRACES = dict(td_0=0.0, td_09=0.9, td_1=1.0)
 
 DESIGN = dict(
   title="Value functions: regression, classification, TD(lambda)",
-  source="Farebrother et al. 2024, arXiv:2403.03950, section 4 (noisy targets)",
+  source="Farebrother et al. 2024, arXiv:2403.03950 (noise, non-stationarity)",
   claim=(
     "A value learnt as a distribution over bins (HL-Gauss) is closer to the "
     "truth than one by squared error where returns are noisy."
@@ -48,6 +51,10 @@ DESIGN = dict(
     bce_heavy="cross-entropy of returns clipped to [0, 1], heavy-tailed",
     two_hot_heavy="two-hot, heavy-tailed returns",
     hl_gauss_heavy="HL-Gauss, heavy-tailed returns",
+    mse_drift="squared error, returns of a policy that drifts",
+    bce_drift="cross-entropy, a policy that drifts",
+    two_hot_drift="two-hot, a policy that drifts",
+    hl_gauss_drift="HL-Gauss, a policy that drifts",
     mse_clean="squared error",
     bce_clean="cross-entropy",
     two_hot_clean="two-hot",
@@ -104,6 +111,24 @@ DESIGN = dict(
       expected=-1,
       published="below 0, less so",
       comparable="as above",
+    ),
+    dict(
+      name="RMSE under a drifting policy, HL-Gauss over squared error",
+      metric="rmse",
+      arm="hl_gauss_drift",
+      less="mse_drift",
+      expected=-1,
+      published="below 0",
+      comparable="labels that change while a classifier trains there",
+    ),
+    dict(
+      name="RMSE of squared error, a drifting policy over the last one alone",
+      metric="rmse",
+      arm="mse_drift",
+      less="mse_clean",
+      expected=1,
+      published="not in the paper: else there was nothing to lose",
+      comparable="no",
     ),
     dict(
       name="std of the error at the first line, TD(0) over TD(1)",
@@ -174,7 +199,8 @@ SAMPLES = 4  # solutions of a problem
 def data(seed: int, before: int, problems: int, test: int):
   """What the arms of a seed share.
 
-  (problems, solutions, noise of their returns, held-out, first backbone)
+  (problems, solutions, those of a policy that drifts, noise of returns,
+  held-out, first backbone)
   """
   from rm_jax.ablation.chain_runs import first_backbone, hold
   from rm_jax.data.worlds import chain
@@ -187,7 +213,10 @@ def data(seed: int, before: int, problems: int, test: int):
     sides.append((drawn, own))
   noise = SCALE * rng.standard_t(FREEDOM, (problems, SAMPLES))
   first = first_backbone(rng, seed, modulus=MODULUS, steps=before)
-  return *sides[0], noise, hold(*sides[1]), first
+  error = np.linspace(FIRST_ERROR, ERROR, problems)[:, None]
+  moving = chain.Generator(error, error)
+  drifted = chain.draw_solutions(rng, sides[0][0], moving, count=SAMPLES)
+  return *sides[0], drifted, noise, hold(*sides[1]), first
 
 
 def generator():
@@ -201,7 +230,11 @@ def job(arm, seed, *, before, steps, problems, test, rate=None):
   """One arm at one seed: (metrics, no curve)."""
   from rm_jax.ablation.token_runs import costs
 
-  own, solutions, noise, held, first = data(seed, before, problems, test)
+  own, solutions, drifted, noise, held, first = data(
+    seed, before, problems, test
+  )
+  if arm.endswith("_drift"):
+    solutions = drifted
   returns = solutions.outcome.astype(float)
   how = dict(seed=seed, steps=steps, rate=rate or RATES[arm], first=first)
   side = (own, solutions, held)
@@ -216,12 +249,17 @@ def job(arm, seed, *, before, steps, problems, test, rate=None):
     loss, _, kind = arm.rpartition("_")
     if kind == "heavy":
       returns = returns + noise
-    found, fitted = values(loss, side, returns, **how)
+    found, fitted = values(loss, side, returns, drift=kind == "drift", **how)
   return measures(found, held) | costs(fitted), []
 
 
-def values(loss, side, returns, *, seed, steps, rate, first, trace=None):
-  """(values [G, K, 10] at the lines of held-out solutions, the run)."""
+def values(
+  loss, side, returns, *, seed, steps, rate, first, trace=None, drift=False
+):
+  """(values [G, K, 10] at the lines of held-out solutions, the run).
+
+  drift: solutions are read in their order.
+  """
   from scipy.special import softmax
 
   from rm_jax.ablation import chain_runs as runs
@@ -244,6 +282,7 @@ def values(loss, side, returns, *, seed, steps, rate, first, trace=None):
     c.loss.sigma = SIGMA
   if loss == "bce":
     returns = np.clip(returns, 0.0, 1.0)
+  c.data.shuffle = not drift
   if trace is not None:
     c.loss.discount, c.loss.trace = 1.0, trace
   train = runs.to_learn(c, own, solutions, outcomes=returns)

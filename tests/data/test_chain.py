@@ -183,6 +183,19 @@ def test_a_completer_reaches_the_answer_as_often_as_it_should():
   )
 
 
+def test_errors_of_each_problem():
+  # A policy that drifts: its errors fall from problem to problem.
+  errors = np.array([0.5, 0.3, 0.0])[:, None]
+  _, solutions = drawn(
+    count=3, solutions=4_000, traps=0.5, generator=Generator(errors, errors)
+  )
+  for error, follows, lines in zip(
+    errors[:, 0], solutions.follows, solutions.lines, strict=True
+  ):
+    total = lines.sum()
+    assert near(follows.sum() / total, 1 - error, total)
+
+
 def test_majorities_fall_for_traps_and_for_nothing_else():
   # Catches traps whose wrong value differs between solutions.
   problems, solutions = drawn(

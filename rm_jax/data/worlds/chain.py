@@ -43,7 +43,10 @@ class Problems(NamedTuple):
 
 
 class Generator(NamedTuple):
-  """How often a line is wrong: what a completer is, too."""
+  """How often a line is wrong: what a completer is, too.
+
+  To draw, an error may be an array [G, 1]: that of each problem's solutions.
+  """
 
   error: float  # with any of the other values, each as likely
   trap_error: float  # at a trap, with its own wrong value
