@@ -77,5 +77,5 @@ def panels_table(design: Design, results: dict) -> str:
 def _cell(value) -> str:
   mean, low, high = value
   if low != low:
-    return f"{mean:+.4f}"
-  return f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"
+    return f"{mean:+z.4f}"
+  return f"{mean:+z.4f} [{low:+z.4f}, {high:+z.4f}]"

@@ -227,9 +227,9 @@ def summary(folder: pathlib.Path) -> str:
 
 
 def _interval(told: dict) -> str:
-  text = f"{told['mean']:+.4f}"
+  text = f"{told['mean']:+z.4f}"
   if told["low"] is not None:
-    text += f" [{told['low']:+.4f}, {told['high']:+.4f}]"
+    text += f" [{told['low']:+z.4f}, {told['high']:+z.4f}]"
   return text
 
 
