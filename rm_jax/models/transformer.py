@@ -4,19 +4,19 @@ One decoder for all families: their differences are fields of DecoderConfig.
 """
 
 import dataclasses
-import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int, UInt32
 
 from rm_jax.kernels.splash import see_codes
 from rm_jax.models.attention import Past, attend, attend_past, visible_past
-from rm_jax.models.dots import KEPT, dot
+from rm_jax.models.dots import KEPT
 from rm_jax.models.dropout import SITES, drop
+from rm_jax.models.linear import Linear
+from rm_jax.models.norm import Norm
 from rm_jax.models.rotary import rotary, rotate
 from rm_jax.models.sight import Forest, see
 from rm_jax.types import UserError
@@ -94,103 +94,6 @@ class DecoderConfig:
     if not self.global_rope_theta:
       return Kind(0, self.rope_theta, self.rope_scaling)
     return Kind(0, self.global_rope_theta, self.global_rope_scaling)
-
-
-class Norm(nn.Module):
-  """A norm over the last axis, in float32.
-
-  rms: x / rms(x) * scale      rms_plus_one: x / rms(x) * (1 + scale)
-  layer: (x - mean) / std * scale + bias
-  """
-
-  kind: str
-  eps: float
-
-  @nn.compact
-  def __call__(self, x):
-    zero, one = nn.initializers.zeros, nn.initializers.ones
-    shape, x = x.shape, x.astype(jnp.float32)
-    if x.ndim == 3:
-      # For a first axis of size 1 XLA:CPU sums the gradient seven times slower,
-      # in the time of a product with a matrix. Heads may be cut over devices:
-      # an axis of theirs stays one.
-      x = x.reshape(-1, shape[-1])
-
-    def param(name, init):
-      init = nn.with_logical_partitioning(init, ("norm",))
-      value = self.param(name, init, (shape[-1],), jnp.float32)
-      return value.reshape((1,) * (x.ndim - 1) + value.shape)
-
-    plus_one = self.kind == "rms_plus_one"
-    scale = param("scale", zero if plus_one else one)
-    scale = 1 + scale if plus_one else scale
-    if self.kind == "layer":
-      x = x - jnp.mean(x, axis=-1, keepdims=True)
-    mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
-    x = x * jax.lax.rsqrt(mean_square + self.eps) * scale
-    x = x + param("bias", zero) if self.kind == "layer" else x
-    return x.reshape(shape)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def gather_kernel(kernel, axes: tuple):
-  """The kernel whole along its "embed" axis; the gradient comes back in parts.
-
-  Said outright, because a partitioner left alone gathers a kernel once for each
-  product of a backward pass, and sums the gradient whole on every device.
-  """
-  whole = tuple(None if axis == "embed" else axis for axis in axes)
-  return nn.with_logical_constraint(kernel, whole)
-
-
-def _gather_forward(kernel, axes):
-  return gather_kernel(kernel, axes), None
-
-
-def _gather_backward(axes, _, cotangent):
-  return (nn.with_logical_constraint(cotangent, axes),)
-
-
-gather_kernel.defvjp(_gather_forward, _gather_backward)
-
-
-class Linear(nn.Module):
-  """x @ kernel (+ bias); operands in `dtype`, result in `results`.
-
-  Where `apply` gets a collection "lora", x @ a @ b is added (models/lora.py).
-  """
-
-  features: int
-  axes: tuple
-  dtype: Any
-  results: Any
-  bias: bool = False
-
-  @nn.compact
-  def __call__(self, x):
-    x = x.astype(self.results)
-    init = nn.with_logical_partitioning(
-      nn.initializers.lecun_normal(), self.axes
-    )
-    shape = (x.shape[-1], self.features)
-    kernel = self.param("kernel", init, shape, jnp.float32)
-    # Rounded here, so that kernel and gradient cross the mesh as `results`.
-    kernel = gather_kernel(kernel.astype(self.results), self.axes)
-    product = functools.partial(dot, dtype=self.dtype, result=self.results)
-    # Three axes on the left: XLA:CPU has no fast kernel for a 2-D gradient.
-    out = product("bti,io->bto", x, kernel)
-    if self.has_variable("lora", "a"):
-      a, b = (self.get_variable("lora", name) for name in "ab")
-      low = product("bti,ir->btr", x, a)
-      out = out + product("btr,ro->bto", low, b)
-    out = checkpoint_name(out, KEPT)
-    if not self.bias:
-      return out
-    # What is added to the stream stays whole, as the stream does.
-    axis = "norm" if self.axes[1] == "embed" else self.axes[1]
-    init = nn.with_logical_partitioning(nn.initializers.zeros, (axis,))
-    bias = self.param("bias", init, (self.features,), jnp.float32)
-    return out + bias[None, None].astype(self.results)
 
 
 class Attention(nn.Module):
