@@ -14,7 +14,7 @@ from rm_jax.normaliser import FILE, Normaliser, fit, fold_gain
 from rm_jax.reward_model import HeadSpec, ModelSpec
 from rm_jax.types import UserError
 from tests import tiny_run, trained
-from tests.test_published import LLAMA3, draw, tokenizer, write
+from tests.published_folders import LLAMA3, draw, tokenizer, write
 
 PROMPT = "What is two plus two ?"
 COMPLETIONS = ("It is four .", "It is five .", "Nobody knows .")

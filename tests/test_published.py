@@ -7,7 +7,6 @@ where ours packs several conversations into a forest.
 """
 
 import dataclasses
-import functools
 import json
 import os
 import subprocess
@@ -15,8 +14,6 @@ import sys
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
-from tokenizers import AddedToken
 
 from rm_jax import RewardModel
 from rm_jax.data.step_formats import STEP_FORMATS
@@ -27,214 +24,38 @@ from rm_jax.models.language_heads import LANGUAGE_HEADS
 from rm_jax.models.published_heads import (
   HEADS_IN_THE_WILD,
   read_held,
-  write_head,
 )
 from rm_jax.models.sharding import local_mesh
-from rm_jax.types import Record, UserError
+from rm_jax.types import UserError
 from tests import tiny_run
-from tests.data.fixtures import make_tokenizer
-from tests.models import fixtures
+from tests.published_folders import (
+  CLOSE,
+  COMPLETIONS,
+  GATED,
+  GROUPS,
+  PROMPT,
+  QWEN,
+  STEPS,
+  TURNS,
+  WIDTH,
+  assert_scores,
+  assert_steps,
+  assert_written_back,
+  chat,
+  draw,
+  every_ids,
+  gated,
+  ids_of,
+  last_states,
+  log_softmax,
+  states,
+  tokenizer,
+  two_layers,
+  unembed,
+  write,
+)
 
 ROOT = tiny_run.ROOT
-WIDTH = fixtures.WIDTH
-CLOSE = dict(rtol=2e-5, atol=2e-5)  # float32 sums against float64
-
-# Turns end without a line end behind them, as Llama 3's do.
-LLAMA3 = (
-  "<s>{% for message in messages %}"
-  "{{ '<|im_start|>' + message['role'] + '\n\n' }}"
-  "{{ message['content'] | trim + '<|im_end|>' }}"
-  "{% endfor %}"
-  "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n\n' }}{% endif %}"
-)
-
-PROMPT = "What is two plus two ?"
-COMPLETIONS = ("It is four .", "It is five .", "Nobody knows .")
-STEPS = ("First add two .", "Then add one .", "The answer is three .")
-GROUPS = [
-  dict(prompt=PROMPT, completions=COMPLETIONS),
-  dict(prompt="Who wrote this ?", completions=("A poet wrote it .",)),
-  dict(prompt="Be brief .", completions=("Yes .", "No .")),
-]
-TURNS = (
-  {"role": "user", "content": "Who wrote this ?"},
-  {"role": "assistant", "content": "A poet wrote it ."},
-  {"role": "user", "content": "Be brief ."},
-)
-STEP_RECORDS = [
-  Record(
-    "steps",
-    PROMPT,
-    ("First add two .\nThen add one .", "First add two .\nNobody knows ."),
-    step_ends=((15, 30), (15, 30)),
-  ),
-  Record("steps", "Be kind .", ("Yes .",), step_ends=((5,),)),
-]
-
-
-@functools.cache
-def tokenizer(template=LLAMA3):
-  own = make_tokenizer(template=template)
-  own.add_tokens(
-    [
-      AddedToken("<extra_0>", special=True, normalized=False),
-      AddedToken("ки", normalized=False),
-      # What the class of Qwen2's tokenizers adds where it is not there.
-      AddedToken("<|endoftext|>", special=True, normalized=False),
-      AddedToken(" -", normalized=False),
-    ]
-  )
-  return own
-
-
-QKV = ("q_proj.weight", "k_proj.weight", "v_proj.weight")
-QWEN = dict(model_type="qwen2")  # q, k and v have biases
-
-
-def draw(seed, *shape):
-  return np.random.default_rng(seed).normal(0, 0.5, shape).astype(np.float32)
-
-
-def write(
-  folder, classes, head, *, template=LLAMA3, lm=False, seed=3, **config
-):
-  """A folder of one layer with these tensors as its head."""
-  own = tokenizer(template)
-  own.save_pretrained(folder)
-  drawn = fixtures.draw_tensors(tied=False, labels=0, seed=seed)
-  rng = np.random.default_rng(seed)
-  tensors = {}
-  for name, tensor in drawn.items():
-    if ".layers." in name and ".layers.0." not in name:
-      continue
-    if name == "lm_head.weight" and not lm:
-      continue
-    if len(tensor) == fixtures.VOCAB:
-      tensor = rng.normal(0, 0.2, (len(own), WIDTH)).astype(np.float32)
-    tensors[name] = tensor
-    if config.get("model_type") == "qwen2" and name.endswith(QKV):
-      bias = name.replace("weight", "bias")
-      tensors[bias] = draw(len(name) + ord(name[-8]), len(tensor))
-  raw = fixtures.CONFIG | {
-    "architectures": [classes],
-    "vocab_size": len(own),
-    "num_hidden_layers": 1,
-  }
-  return fixtures.write_folder(
-    folder, raw | config, tensors | head, dtype="float32", shards=1
-  )
-
-
-def ids_of(messages, template=LLAMA3, **kwargs):
-  own = tokenizer(template)
-  text = own.apply_chat_template(list(messages), tokenize=False, **kwargs)
-  return own(text, add_special_tokens=False)["input_ids"]
-
-
-def chat(prompt, completion):
-  turns = prompt
-  if isinstance(prompt, str):
-    turns = ({"role": "user", "content": prompt},)
-  return (*turns, {"role": "assistant", "content": completion})
-
-
-def states(folder, ids) -> np.ndarray:
-  """float64 [T, D]: the hidden states of one row, by the book in numpy."""
-  tensors, raw = (
-    weights(folder),
-    json.loads((folder / "config.json").read_text()),
-  )
-  heads, size = fixtures.HEADS, fixtures.HEAD_DIM
-  groups, count = heads // fixtures.KV_HEADS, len(ids)
-
-  def norm(x, name):
-    square = np.mean(x * x, axis=-1, keepdims=True)
-    return x / np.sqrt(square + raw["rms_norm_eps"]) * tensors[f"{name}.weight"]
-
-  def turn(x):  # rotary, halves
-    rates = 500.0 ** -(np.arange(0, size, 2) / size)
-    angles = np.arange(count)[:, None, None] * rates
-    cos, sin = np.cos(angles), np.sin(angles)
-    a, b = np.split(x, 2, axis=-1)
-    return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
-
-  def linear(x, name):
-    full = f"model.layers.0.{name}"
-    return x @ tensors[f"{full}.weight"].T + tensors.get(f"{full}.bias", 0.0)
-
-  x = tensors["model.embed_tokens.weight"][ids]
-  y = norm(x, "model.layers.0.input_layernorm")
-  q, k, v = (
-    linear(y, f"self_attn.{n}_proj").reshape(count, -1, size) for n in "qkv"
-  )
-  k, v = (np.repeat(z, groups, axis=1) for z in (turn(k), v))
-  logits = np.einsum("qhd,khd->hqk", turn(q), k) / np.sqrt(size)
-  logits = np.where(np.tri(count, dtype=bool), logits, -np.inf)
-  seen = np.einsum("hqk,khd->qhd", np.exp(log_softmax(logits)), v)
-  x = x + linear(seen.reshape(count, -1), "self_attn.o_proj")
-  y = norm(x, "model.layers.0.post_attention_layernorm")
-  gate = linear(y, "mlp.gate_proj")
-  inner = gate / (1 + np.exp(-gate)) * linear(y, "mlp.up_proj")
-  return norm(x + linear(inner, "mlp.down_proj"), "model.norm")
-
-
-@functools.cache
-def weights(folder) -> dict:
-  found = load_file(folder / "model.safetensors")
-  return {name: tensor.astype(np.float64) for name, tensor in found.items()}
-
-
-def last_states(folder):
-  """At the last token of every completion of GROUPS, in order."""
-  return [states(folder, ids)[-1] for ids in every_ids()]
-
-
-def every_ids(groups=None):
-  return [
-    ids_of(chat(group["prompt"], completion))
-    for group in groups or GROUPS
-    for completion in group["completions"]
-  ]
-
-
-def log_softmax(x):
-  return x - np.log(np.sum(np.exp(x), axis=-1, keepdims=True))
-
-
-def assert_scores(model, want, groups=None, *, alone=False):
-  """Packed into one forest; also one call for one completion."""
-  groups = groups or GROUPS
-  got = np.concatenate(model.score_groups(groups))
-  assert got.dtype == np.float32 and len(np.unique(got)) == len(got)
-  np.testing.assert_allclose(got, want, **CLOSE)
-  if alone:
-    first = groups[0]
-    got = model.score(first["prompt"], first["completions"][:1])
-    np.testing.assert_allclose(got, want[:1], **CLOSE)
-
-
-def assert_steps(model, reference):
-  """Two records in one forest; `reference`: (prompt, steps) -> P of each."""
-  got = model.score_each(STEP_RECORDS, pooling="step_ends")
-  for record, scores in zip(STEP_RECORDS, got, strict=True):
-    for k, text in enumerate(record.completions):
-      want = reference(record.prompt, text.split("\n"))
-      assert len(want) == len(record.step_ends[k])
-      np.testing.assert_allclose(scores.slots[k], want, **CLOSE)
-  want = reference(PROMPT, STEPS)
-  assert len(np.unique(want)) == 3
-  np.testing.assert_allclose(model.score_steps(PROMPT, STEPS), want, **CLOSE)
-
-
-def assert_written_back(folder):
-  """write_head is the inverse of reading, name by name and bit by bit."""
-  held = load_pretrained(folder).head
-  wrote = write_head(read_held(held))
-  assert sorted(wrote) == sorted(set(held.tensors) - {"mean", "std"})
-  for name, tensor in wrote.items():
-    np.testing.assert_array_equal(tensor, held.tensors[name])
-    assert tensor.flags.c_contiguous and tensor.dtype == np.float32
-
 
 # ---------------------------------------------------------------- classifiers
 
@@ -301,15 +122,6 @@ def test_a_token_classifier_of_right_and_wrong(tmp_path, prefix):
 # ---------------------------------------------------------------- two layers
 
 
-def two_layers(outputs):
-  return {
-    "score.0.weight": draw(5, WIDTH, WIDTH),
-    "score.0.bias": draw(6, WIDTH),
-    "score.2.weight": draw(7, outputs, WIDTH),
-    "score.2.bias": draw(8, outputs),
-  }
-
-
 def perceptron(head, x):
   inner = np.maximum(x @ head["score.0.weight"].T + head["score.0.bias"], 0.0)
   return inner @ head["score.2.weight"].T + head["score.2.bias"]
@@ -342,35 +154,7 @@ def test_qwen_math_rm(tmp_path):
   assert_written_back(folder)
 
 
-@pytest.mark.parametrize(
-  "classes, outputs",
-  [("Qwen2ForRewardModel", 2), ("Qwen2ForProcessRewardModel", 1)],
-)
-def test_two_layers_with_the_other_models_outputs(tmp_path, classes, outputs):
-  folder = write(tmp_path, classes, two_layers(outputs))
-  with pytest.raises(UserError, match=f"has {outputs} outputs, expected"):
-    RewardModel.load(folder)
-
-
 # ---------------------------------------------------------------- gated
-
-
-OBJECTIVES, GATE = 19, 24
-GATED = "LlamaForRewardModelWithGating"
-
-
-def gated():
-  return {
-    "regression_layer.weight": draw(10, OBJECTIVES, WIDTH),
-    "reward_transform_matrix": draw(11, OBJECTIVES, OBJECTIVES),
-    "gating.logit_scale": np.asarray([1.75], np.float32),
-    "gating.layers.0.weight": draw(12, GATE, WIDTH),
-    "gating.layers.0.bias": draw(13, GATE),
-    "gating.layers.1.weight": draw(14, GATE, GATE),
-    "gating.layers.1.bias": draw(15, GATE),
-    "gating.layers.2.weight": draw(16, OBJECTIVES, GATE),
-    "gating.layers.2.bias": draw(17, OBJECTIVES),
-  }
 
 
 def armo(folder, head, ids, temperature):
@@ -420,17 +204,7 @@ def test_armo_without_a_stated_temperature_has_ten(tmp_path):
   np.testing.assert_allclose(got, [want], **CLOSE)
 
 
-def test_a_gate_needs_turns(tmp_path):
-  folder = write(tmp_path, GATED, gated(), template=None)
-  with pytest.raises(UserError, match="has no chat template"):
-    RewardModel.load(folder).score(PROMPT, ["Yes ."])
-
-
 # ---------------------------------------------------------------- logits
-
-
-def unembed(folder):
-  return weights(folder)["lm_head.weight"].T
 
 
 def test_math_shepherd(tmp_path):
@@ -586,21 +360,6 @@ def test_openrlhf(tmp_path, classes, tensor, kept):
 NORMALISER = {"mean": 0.5, "std": 2.0}
 
 
-@pytest.mark.parametrize(
-  "config, match",
-  [
-    (dict(mean=0.5), r"expected one mean and one std .* std=None"),
-    (dict(mean=[0.5, 1.0], std=1.0), "expected one mean and one std"),
-    (dict(mean=0.5, std=0.0), "a std above 0, got 0.5 and 0.0"),
-  ],
-)
-def test_half_a_normaliser_is_refused(tmp_path, config, match):
-  head = {"value_head.weight": draw(21, 1, WIDTH)}
-  folder = write(tmp_path, "RewardModel", head, **config)
-  with pytest.raises(UserError, match=match):
-    RewardModel.load(folder)
-
-
 # ---------------------------------------------------------------- two models
 
 
@@ -639,181 +398,6 @@ def test_the_reward_that_dpo_implies(tmp_path):
     np.testing.assert_allclose(mine, own, **CLOSE)
   with pytest.raises(UserError, match="'implicit' scores whole completions"):
     model.score_steps(PROMPT, STEPS)
-
-
-def test_two_models_must_read_text_alike(tmp_path):
-  policy = write(tmp_path / "a", "LlamaForCausalLM", {}, lm=True)
-  other = LLAMA3.replace("<s>", "<s>Hello ")
-  reference = write(
-    tmp_path / "b", "LlamaForCausalLM", {}, lm=True, template=other
-  )
-  with pytest.raises(UserError, match="read text differently .*dialogue"):
-    RewardModel.load(policy, reference=reference, beta=0.1)
-  for wrong in (
-    dict(reference=policy),
-    dict(beta=0.1),
-    dict(reference=policy, beta=0.1, head="nemotron_reward"),
-  ):
-    with pytest.raises(UserError, match="needs reference and beta"):
-      RewardModel.load(policy, **wrong)
-  with pytest.raises(UserError, match="beta=-1.0 must be above 0"):
-    RewardModel.load(policy, reference=policy, beta=-1.0)
-  head = {"score.weight": draw(1, 1, WIDTH)}
-  classifier = write(tmp_path / "c", "LlamaForSequenceClassification", head)
-  with pytest.raises(
-    UserError, match="expected a language model, got one with"
-  ):
-    RewardModel.load(policy, reference=classifier, beta=0.1)
-
-
-# ---------------------------------------------------------------- refusals
-
-
-def without(head, *names):
-  return {name: value for name, value in head.items() if name not in names}
-
-
-ONE = {"score.weight": draw(1, 1, WIDTH)}
-
-
-@pytest.mark.parametrize(
-  "classes, head, config",
-  [
-    # A gated model without its gate, under its class and under a plain one.
-    (GATED, without(gated(), "gating.logit_scale"), {}),
-    (GATED, ONE, {}),
-    ("LlamaForSequenceClassification", gated(), {}),
-    ("LlamaForSequenceClassification", gated() | ONE, {}),
-    # A plain head beside something else, or under a class that has none.
-    ("LlamaForSequenceClassification", ONE | {"mean": draw(1, 1)}, {}),
-    ("LlamaForCausalLM", ONE, {}),
-    ("MyRewardModel", ONE, {}),
-    # Value heads of several layers, and of another name.
-    ("LlamaForCausalLM", {"v_head.summary.0.weight": draw(1, 4, WIDTH)}, {}),
-    ("LlamaForCausalLM", {"v_head.weight": draw(1, 1, WIDTH)}, {}),
-    ("Qwen2ForProcessRewardModel", without(two_layers(2), "score.0.bias"), {}),
-  ],
-)
-def test_a_head_is_never_guessed(tmp_path, classes, head, config):
-  # Trap 36: ArmoRM served as a plain head gave -2.23 instead of 0.19.
-  folder = write(tmp_path, classes, head, **config)
-  with pytest.raises(UserError, match="a head is never guessed") as error:
-    RewardModel.load(folder)
-  for name in (*head, classes, *HEADS_IN_THE_WILD):
-    assert name in str(error.value)
-
-
-def test_a_tensor_that_is_nobodys_is_refused(tmp_path):
-  # Quantile regression beside a plain head: not a head's name that we know.
-  head = ONE | {"quantiles.weight": draw(1, 5, WIDTH)}
-  folder = write(tmp_path, "LlamaForSequenceClassification", head)
-  with pytest.raises(UserError, match=r"unmapped \['quantiles.weight'\]"):
-    RewardModel.load(folder)
-
-
-def test_code_of_its_own_is_refused(tmp_path):
-  # A published model keeps the plain names and computes something else.
-  own = {
-    "AutoModelForSequenceClassification": "urm.LlamaForSequenceClassification"
-  }
-  folder = write(tmp_path, "LlamaForSequenceClassification", ONE, auto_map=own)
-  with pytest.raises(UserError, match="brings code of its own, 'urm.Llama"):
-    RewardModel.load(folder)
-
-
-@pytest.mark.parametrize(
-  "head, config, match",
-  [
-    (
-      without(gated(), "gating.layers.2.bias"),
-      {},
-      "a weight and a bias of every layer",
-    ),
-    (
-      gated() | {"reward_transform_matrix": draw(1, 18, 18)},
-      {},
-      r"19 objectives, expected as many .*\(18, 18\)",
-    ),
-    (gated(), {"num_objectives": 5}, "num_objectives=5 in config.json"),
-    (gated(), {"gating_n_hidden": 3}, "gating_n_hidden=3 in config.json"),
-  ],
-)
-def test_a_gate_of_another_model(tmp_path, head, config, match):
-  folder = write(tmp_path, GATED, head, **config)
-  with pytest.raises(UserError, match=match):
-    RewardModel.load(folder)
-
-
-def test_a_head_that_was_not_saved(tmp_path):
-  folder = write(tmp_path, GATED, {})
-  with pytest.raises(
-    UserError, match="expected regression_layer.weight.*saved"
-  ):
-    RewardModel.load(folder)
-
-
-def test_step_labels_that_nothing_names(tmp_path):
-  head = {"score.weight": draw(3, 3, WIDTH), "score.bias": draw(4, 3)}
-  folder = write(tmp_path, "LlamaForTokenClassification", head)
-  with pytest.raises(UserError, match="3 labels.*expected two"):
-    RewardModel.load(folder)
-
-
-def test_a_pickled_value_head_is_refused(tmp_path):
-  folder = write(tmp_path, "LlamaForCausalLM", {}, lm=True)
-  (folder / "value_head.bin").write_bytes(b"\x80\x02.")
-  with pytest.raises(UserError, match="value_head.bin: a pickle can run any"):
-    RewardModel.load(folder)
-
-
-@pytest.mark.parametrize(
-  "head, match",
-  [
-    ("armo", r"head='armo' is not known. Known: \['math_shepherd'"),
-    ("math_shepherd", "expected one token for each"),
-  ],
-)
-def test_a_reading_that_does_not_fit(tmp_path, head, match):
-  folder = write(tmp_path, "LlamaForCausalLM", {}, lm=True)
-  plain = make_tokenizer(template=LLAMA3)  # without a token " -"
-  plain.save_pretrained(folder)
-  with pytest.raises(UserError, match=match):
-    RewardModel.load(folder, head=head)
-
-
-@pytest.mark.parametrize("mark", ["<extra_0>", "ки"])
-def test_a_mark_that_is_no_token_is_refused(tmp_path, mark):
-  # Wrong: the last piece of "<extra_0>" read, which no model was trained for.
-  if mark == "ки":
-    folder, head = (
-      write(tmp_path, "LlamaForCausalLM", {}, lm=True),
-      "math_shepherd",
-    )
-  else:
-    folder, head = (
-      write(tmp_path, "Qwen2ForProcessRewardModel", two_layers(2)),
-      "",
-    )
-  plain = make_tokenizer(template=LLAMA3)
-  plain.add_tokens([AddedToken(" -", normalized=False)])
-  plain.save_pretrained(folder)
-  with pytest.raises(UserError, match=f"{mark}', expected one token for it"):
-    RewardModel.load(folder, head=head)
-
-
-def test_a_reading_that_the_checkpoint_contradicts(tmp_path):
-  folder = write(tmp_path / "a", "LlamaForSequenceClassification", ONE)
-  with pytest.raises(UserError, match="has a reward head, 'classifier'"):
-    RewardModel.load(folder, head="nemotron_reward")
-  capped = write(
-    tmp_path / "b",
-    "LlamaForCausalLM",
-    {},
-    lm=True,
-    final_logit_softcapping=30.0,
-  )
-  with pytest.raises(UserError, match="scaled or capped"):
-    RewardModel.load(capped, head="nemotron_reward")
 
 
 # ---------------------------------------------------------------- commands

@@ -13,7 +13,7 @@ from rm_jax.train.init import describe_heads, init_from
 from rm_jax.types import UserError
 from tests import tiny_run
 from tests.data.fixtures import make_tokenizer
-from tests.test_published import (
+from tests.published_folders import (
   GATED,
   draw,
   gated,
