@@ -185,8 +185,15 @@ DESIGN = dict(
   ),
 )
 
-# Not tuned yet: the winners of --tune, on seeds 100 to 103, go here.
-RATES = dict.fromkeys(DESIGN["tuning"]["arms"], 1e-2)
+# The winners of --tune, on seeds 100 to 103.
+RATES = dict(
+  prm=1e-2,
+  orm_answer=1e-3,
+  orm_oracle=3e-3,
+  uniform=1e-3,
+  active=3e-3,
+  uniform_more=1e-3,
+)
 BATCH = 64
 CANDIDATES = 64  # solutions of a problem to choose from
 
