@@ -6,6 +6,7 @@ A README holds marks, `<!-- verdict -->`, `<!-- table -->`, `<!-- run -->`,
 here and nowhere else.
 """
 
+import collections
 import json
 import pathlib
 import re
@@ -18,6 +19,7 @@ from rm_jax.ablation.design import (
   load_designs,
   result_name,
 )
+from rm_jax.evals.verdict import VERDICTS
 from rm_jax.types import UserError
 
 README = "README.md"
@@ -192,14 +194,14 @@ def how(design: Design, results: dict) -> str:
 def summary(folder: pathlib.Path) -> str:
   """One row per experiment and preset: claim, verdict, effect, seconds.
 
-  Below it how many seconds the jobs of each preset took together.
+  Below it the verdicts of each preset, counted, and the seconds of its jobs.
   """
   lines = [
     "| experiment | claim | verdict | primary effect, 95 % interval | seeds | "
     "seconds of jobs |",
     "|---|---|---|---|---|---|",
   ]
-  spent: dict[str, list[float]] = {}
+  by_preset: dict[str, list[dict]] = {}
   for key in find_experiments(folder):
     for design in load_designs(folder, key):
       results = read_results(design)
@@ -215,13 +217,15 @@ def summary(folder: pathlib.Path) -> str:
         f"{row}| {results['verdict']} | {design.outcomes[0].name}: "
         f"{_interval(told)} | {told['seeds']} | {results['job_seconds']:,.0f} |"
       )
-      spent.setdefault(design.preset, []).append(results["job_seconds"])
-  for preset, each in spent.items():
-    hours = sum(each) / 3_600
+      by_preset.setdefault(design.preset, []).append(results)
+  for preset, each in by_preset.items():
+    counts = collections.Counter(results["verdict"] for results in each)
+    verdicts = ", ".join(f"{counts[v]} {v}" for v in VERDICTS if counts[v])
+    spent = sum(results["job_seconds"] for results in each)
     lines += [
       "",
-      f"{len(each)} of {preset} have run: {sum(each):,.0f} seconds of jobs, "
-      f"{hours:.1f} hours of one worker.",
+      f"{len(each)} of {preset} have run ({verdicts}): {spent:,.0f} seconds of "
+      f"jobs, {spent / 3_600:.1f} hours of one worker.",
     ]
   return "\n".join(lines)
 

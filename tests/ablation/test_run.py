@@ -179,17 +179,21 @@ def test_the_whole_size_writes_results_and_readme(tmp_path, capsys):
   assert "reproduced" in capsys.readouterr().out
 
 
-def test_the_summary_says_what_all_of_them_take(tmp_path):
+def test_the_summary_says_what_all_of_them_found_and_take(tmp_path):
   # Wrong: the seconds of the last one for those of all; one that did not run
-  # counted as one of no seconds.
+  # counted as one of no seconds; verdicts in the order in which they came.
   folder = write_toy(tmp_path)
-  for name, seconds in (("first", 1_500.4), ("second", 9_300.0)):
+  for name, seconds, verdict in (
+    ("first", 1_500.4, "invalid"),
+    ("second", 9_300.0, "null"),
+  ):
     (tmp_path / "toy").rename(tmp_path / name)
     write_toy(folder)
     do_jobs(folder, EVERY)
     assert in_process(folder) == 0
     path = folder / "toy/results.json"
-    results = json.loads(path.read_text()) | {"job_seconds": seconds}
+    own = {"job_seconds": seconds, "verdict": verdict}
+    results = json.loads(path.read_text()) | own
     (folder / name / "results.json").write_text(json.dumps(results))
     path.unlink()
   lines = summary(folder).splitlines()
@@ -202,7 +206,8 @@ def test_the_summary_says_what_all_of_them_take(tmp_path):
   ]
   assert lines[5:] == [
     "",
-    "2 of mini have run: 10,800 seconds of jobs, 3.0 hours of one worker.",
+    "2 of mini have run (1 null, 1 invalid): 10,800 seconds of jobs, 3.0 hours "
+    "of one worker.",
   ]
 
 
