@@ -169,8 +169,15 @@ DESIGN = dict(
   ),
 )
 
-# Not tuned yet: the winners of --tune, on seeds 100 to 103, go here.
-RATES = dict.fromkeys(DESIGN["tuning"]["arms"], 1e-2)
+# The winners of --tune, on seeds 100 to 103.
+RATES = dict(
+  orm_3=1e-3,
+  prm_3=1e-2,
+  orm_5=1e-3,
+  prm_5=3e-3,
+  orm_11=3e-3,
+  prm_11=1e-2,
+)
 BATCH = 64
 
 
