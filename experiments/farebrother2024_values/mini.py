@@ -189,8 +189,25 @@ DESIGN = dict(
   ),
 )
 
-# Not tuned yet: the winners of --tune, on seeds 100 to 103, go here.
-RATES = dict.fromkeys(DESIGN["arms"], 1e-2)
+# The winners of --tune, on seeds 100 to 103.
+RATES = dict(
+  mse_heavy=3e-3,
+  bce_heavy=3e-3,
+  two_hot_heavy=3e-3,
+  hl_gauss_heavy=3e-3,
+  mse_drift=3e-3,
+  bce_drift=3e-3,
+  two_hot_drift=3e-3,
+  hl_gauss_drift=1e-2,
+  mse_clean=3e-3,
+  bce_clean=3e-3,
+  two_hot_clean=1e-2,
+  hl_gauss_clean=1e-2,
+  td_0=3e-3,
+  td_09=1e-2,
+  td_1=3e-3,
+  identity=3e-3,
+)
 BATCH = 64
 SAMPLES = 4  # solutions of a problem
 
