@@ -181,7 +181,8 @@ def test_the_whole_size_writes_results_and_readme(tmp_path, capsys):
 
 def test_the_summary_says_what_all_of_them_found_and_take(tmp_path):
   # Wrong: the seconds of the last one for those of all; one that did not run
-  # counted as one of no seconds; verdicts in the order in which they came.
+  # counted as one of no seconds; verdicts in the order in which they came; a
+  # mean of -0.00001 as -0.0000.
   folder = write_toy(tmp_path)
   for name, seconds, verdict in (
     ("first", 1_500.4, "invalid"),
@@ -194,9 +195,11 @@ def test_the_summary_says_what_all_of_them_found_and_take(tmp_path):
     path = folder / "toy/results.json"
     own = {"job_seconds": seconds, "verdict": verdict}
     results = json.loads(path.read_text()) | own
+    results["outcomes"][0]["mean"] = -1e-5
     (folder / name / "results.json").write_text(json.dumps(results))
     path.unlink()
   lines = summary(folder).splitlines()
+  assert ": +0.0000 [" in lines[2] and ": +0.0000 [" in lines[3]
   assert [line.split(" | ")[-1] for line in lines[:5]] == [
     "seconds of jobs |",
     "|---|---|---|---|---|---|",
