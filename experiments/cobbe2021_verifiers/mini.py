@@ -32,6 +32,17 @@ SHOWN = 20  # samples of a problem on the curve: best of N, over all subsets
 
 POOLINGS = dict(token="every_token", solution="last_token")
 
+ARMS = dict(
+  token="at every token, and the language objective",
+  solution="at the last token, and the language objective",
+  token_alone="at every token",
+  solution_alone="at the last token",
+  token_dropout="as token, residual dropout 0.2",
+  solution_dropout="as solution, residual dropout 0.2",
+  token_alone_dropout="as token_alone, residual dropout 0.2",
+  solution_alone_dropout="as solution_alone, residual dropout 0.2",
+)
+
 DESIGN = dict(
   title="Cobbe et al.: verifiers",
   source="Cobbe et al. 2021, arXiv:2110.14168, sections 4.2, 4.3, appendix E",
@@ -39,16 +50,7 @@ DESIGN = dict(
     "A verifier that predicts at every token picks better at the end of "
     "training than one that predicts once per solution, which overfits."
   ),
-  arms=dict(
-    token="at every token, and the language objective",
-    solution="at the last token, and the language objective",
-    token_alone="at every token",
-    solution_alone="at the last token",
-    token_dropout="as token, residual dropout 0.2",
-    solution_dropout="as solution, residual dropout 0.2",
-    token_alone_dropout="as token_alone, residual dropout 0.2",
-    solution_alone_dropout="as solution_alone, residual dropout 0.2",
-  ),
+  arms=dict(**ARMS, majority="a vote, no model"),
   seeds=tuple(range(8)),
   quick_seeds=(0, 1, 2),
   columns=dict(
@@ -117,6 +119,15 @@ DESIGN = dict(
       published="above 0 (figures)",
       comparable="as above",
     ),
+    dict(
+      name="best of 10, token level over a vote, verifier only",
+      metric="accuracy_10",
+      arm="token_alone",
+      less="majority",
+      expected=0,
+      published="not reported",
+      comparable="added after a first run of these seeds",
+    ),
   ),
   checks=(
     dict(
@@ -140,6 +151,26 @@ DESIGN = dict(
       below=0.0,
     ),
   ),
+  series=(
+    dict(
+      title="verifier only, and a vote",
+      axis="best of N",
+      at=NS,
+      lines={
+        arm: tuple((arm, f"accuracy_{n}") for n in NS)
+        for arm in ("token_alone", "solution_alone", "majority")
+      },
+    ),
+    dict(
+      title="with the language objective",
+      axis="best of N",
+      at=NS,
+      lines={
+        arm: tuple((arm, f"accuracy_{n}") for n in NS)
+        for arm in ("token", "solution", "majority")
+      },
+    ),
+  ),
   sizes=dict(
     whole=dict(
       before=900, steps=500, problems=150, samples=32, test=150, curve=100
@@ -157,6 +188,7 @@ DESIGN = dict(
     seeds=(100, 101, 102, 103),
     metric="accuracy_10",
     lower=False,
+    arms=tuple(ARMS),
   ),
 )
 
@@ -203,6 +235,8 @@ def job(arm, seed, *, before, steps, problems, samples, test, curve, rate=None):
   own, solutions, reference, held, first = data(
     seed, before, problems, samples, test
   )
+  if arm == "majority":
+    return runs.majority(held.solutions, NS), []
   level, *more = arm.split("_")
   c = runs.chain_config(
     seed=seed,

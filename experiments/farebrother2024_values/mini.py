@@ -13,12 +13,14 @@ moves on. TD(lambda) trusts the model's own value of the next token: less
 variance, and bias until late values are right.
 
 On W-CHAIN without squares and traps the true value of every line is known in
-closed form, and what it depends on stands in the tokens. The noise of heavy
-returns is Student's t with 1.5 degrees of freedom, which has no variance.
-Categorical losses clip returns to their bins, cross-entropy to [0, 1]: clipping
-is part of what is compared. A policy that drifts writes with fewer and fewer
-errors and is read in that order; the value asked for is that of its last self,
-from which all other arms learn.
+closed form, and what it depends on stands in the tokens: prefixes of equal true
+value are equal states, so that an error is bias, the mean error of a state, and
+spread, the standard deviation of what is said of it. The noise of heavy returns
+is Student's t with 1.5 degrees of freedom, which has no variance. Categorical
+losses clip returns to their bins, cross-entropy to [0, 1]: clipping is part of
+what is compared, and one arm of squared error has it alone. A policy that
+drifts writes with fewer and fewer errors and is read in that order; the value
+asked for is that of its last self, from which all other arms learn.
 """
 
 import functools
@@ -37,6 +39,7 @@ LOSSES = dict(
   two_hot="two_hot",
   hl_gauss="hl_gauss",
 )
+KINDS = ("heavy", "drift", "clean")
 TRACES = dict(td_0=0.0, td_09=0.9, td_1=1.0)
 
 DESIGN = dict(
@@ -51,6 +54,7 @@ DESIGN = dict(
     bce_heavy="cross-entropy of returns clipped to [0, 1], heavy-tailed",
     two_hot_heavy="two-hot, heavy-tailed returns",
     hl_gauss_heavy="HL-Gauss, heavy-tailed returns",
+    mse_clipped_heavy="squared error, heavy-tailed returns cut at the bins",
     mse_drift="squared error, returns of a policy that drifts",
     bce_drift="cross-entropy, a policy that drifts",
     two_hot_drift="two-hot, a policy that drifts",
@@ -63,6 +67,8 @@ DESIGN = dict(
     td_09="squared error to TD(0.9) targets",
     td_1="squared error to TD(1) targets: Monte Carlo",
     identity="outcome model beside a Monte-Carlo value by squared error",
+    constant="the mean return of training, no model",
+    place="that of as many lines done and left, no model",
   ),
   seeds=tuple(range(8)),
   quick_seeds=(0, 1, 2),
@@ -70,8 +76,10 @@ DESIGN = dict(
     rmse="error of the value at lines (RMSE)",
     rmse_first="at the first line",
     rmse_last="at the last line",
-    bias="mean error, the first line of a right start",
-    spread="std of the error there",
+    bias="of it bias: mean error of equal states",
+    spread="of it spread: std of the value among equal states",
+    bias_first="bias, first line",
+    spread_first="spread, first line",
     rank_correlation="rank correlation with the true value",
     between="rank correlation of outcome model and value",
   ),
@@ -131,8 +139,8 @@ DESIGN = dict(
       comparable="no",
     ),
     dict(
-      name="std of the error at the first line, TD(0) over TD(1)",
-      metric="spread",
+      name="spread among equal states, first line, TD(0) over TD(1)",
+      metric="spread_first",
       arm="td_0",
       less="td_1",
       expected=-1,
@@ -147,6 +155,24 @@ DESIGN = dict(
       expected=1,
       published="above 0 early in training",
       comparable="as above",
+    ),
+    dict(
+      name="bias, first line, TD(0) over TD(1)",
+      metric="bias_first",
+      arm="td_0",
+      less="td_1",
+      expected=1,
+      published="above 0 early in training",
+      comparable="added after a first run of these seeds",
+    ),
+    dict(
+      name="RMSE under heavy-tailed returns, HL-Gauss over squared error, cut",
+      metric="rmse",
+      arm="hl_gauss_heavy",
+      less="mse_clipped_heavy",
+      expected=0,
+      published="not asked",
+      comparable="added after a first run of these seeds",
     ),
   ),
   checks=(
@@ -172,6 +198,18 @@ DESIGN = dict(
       above=0.98,
     ),
   ),
+  series=(
+    dict(
+      title="bias: mean error of equal states",
+      axis="train step",
+      lines={name: (name, "bias") for name in TRACES},
+    ),
+    dict(
+      title="spread of the value among equal states",
+      axis="train step",
+      lines={name: (name, "spread") for name in TRACES},
+    ),
+  ),
   sizes=dict(
     whole=dict(before=900, steps=240, problems=4_000, test=400),
     quick=dict(before=150, steps=60, problems=1_000, test=100),
@@ -186,6 +224,10 @@ DESIGN = dict(
     seeds=(100, 101, 102, 103),
     metric="rmse",
     lower=True,
+    arms=(  # all that train
+      *(f"{loss}_{kind}" for kind in KINDS for loss in LOSSES),
+      *("mse_clipped_heavy", *TRACES, "identity"),
+    ),
   ),
 )
 
@@ -195,6 +237,7 @@ RATES = dict(
   bce_heavy=3e-3,
   two_hot_heavy=3e-3,
   hl_gauss_heavy=3e-3,
+  mse_clipped_heavy=3e-3,
   mse_drift=3e-3,
   bce_drift=3e-3,
   two_hot_drift=3e-3,
@@ -210,6 +253,7 @@ RATES = dict(
 )
 BATCH = 64
 SAMPLES = 4  # solutions of a problem
+POINTS, SHOWN = 8, 200  # of a curve: how many, of how many problems
 
 
 @functools.lru_cache(maxsize=1)
@@ -244,12 +288,15 @@ def generator():
 
 
 def job(arm, seed, *, before, steps, problems, test, rate=None):
-  """One arm at one seed: (metrics, no curve)."""
+  """One arm at one seed: (metrics, errors over training of TD arms)."""
   from rm_jax.ablation.token_runs import costs
 
   own, solutions, drifted, noise, held, first = data(
     seed, before, problems, test
   )
+  if arm in ("constant", "place"):
+    found = mean_returns(own, solutions, held, by_place=arm == "place")
+    return measures(found, held), []
   if arm.endswith("_drift"):
     solutions = drifted
   returns = solutions.outcome.astype(float)
@@ -262,11 +309,13 @@ def job(arm, seed, *, before, steps, problems, test, rate=None):
     return measures(found, held) | between | costs(fitted), []
   if arm in TRACES:
     found, fitted = values("mse", side, returns, trace=TRACES[arm], **how)
-  else:
-    loss, _, kind = arm.rpartition("_")
-    if kind == "heavy":
-      returns = returns + noise
-    found, fitted = values(loss, side, returns, drift=kind == "drift", **how)
+    return measures(found, held) | costs(fitted), along(fitted.curve, held)
+  loss, _, kind = arm.rpartition("_")
+  if kind == "heavy":
+    returns = returns + noise
+  if loss == "mse_clipped":
+    loss, returns = "mse", np.clip(returns, LOW, HIGH)
+  found, fitted = values(loss, side, returns, drift=kind == "drift", **how)
   return measures(found, held) | costs(fitted), []
 
 
@@ -275,7 +324,7 @@ def values(
 ):
   """(values [G, K, 10] at the lines of held-out solutions, the run).
 
-  drift: solutions are read in their order.
+  trace: lambda; such a run has a curve. drift: solutions are read in order.
   """
   from scipy.special import softmax
 
@@ -300,15 +349,43 @@ def values(
   if loss == "bce":
     returns = np.clip(returns, 0.0, 1.0)
   c.data.shuffle = not drift
+  curve = {}
   if trace is not None:
     c.loss.discount, c.loss.trace = 1.0, trace
+    shown = runs.lines_to_score(c, held, problems=SHOWN)
+    curve = dict(curve=shown, every=max(1, steps // POINTS))
   train = runs.to_learn(c, own, solutions, outcomes=returns)
   start = runs.start_from(c, first, MODULUS)
-  fitted = runs.train(c, train, MODULUS, start=start)
+  fitted = runs.train(c, train, MODULUS, start=start, **curve)
   raw = runs.score_tokens(c, fitted.params, held).at_lines()
   if binned:
     return softmax(raw, -1) @ np.linspace(LOW, HIGH, BINS), fitted
   return (sigmoid(raw) if loss == "bce" else raw)[..., 0], fitted
+
+
+def mean_returns(problems, solutions, held, *, by_place: bool) -> np.ndarray:
+  """Mean returns of training at the lines of held-out solutions [G, K, 10].
+
+  by_place: of prefixes with as many lines done and left; else of all.
+  """
+  from rm_jax.data.worlds import chain
+
+  def places(problems, solutions):
+    lengths = np.broadcast_to(
+      problems.lengths[:, None, None], solutions.done.shape
+    )
+    line = np.broadcast_to(np.arange(chain.LINES), solutions.done.shape)
+    return lengths * by_place, line * by_place
+
+  where = chain.is_line(solutions)
+  shape = (chain.LONGEST + 1, chain.LINES)
+  total, count = np.zeros(shape), np.zeros(shape)
+  at = tuple(x[where] for x in places(problems, solutions))
+  right = np.broadcast_to(solutions.outcome[..., None], where.shape)[where]
+  np.add.at(total, at, right)
+  np.add.at(count, at, 1)
+  mean = np.divide(total, count, out=np.full(shape, 0.5), where=count > 0)
+  return mean[places(held.problems, held.solutions)]
 
 
 def ranks_alike(first, second, held) -> float:
@@ -318,7 +395,16 @@ def ranks_alike(first, second, held) -> float:
   from rm_jax.data.worlds.chain import is_line
 
   where = is_line(held.solutions)
+  if not np.ptp(first[where]):
+    return 0.0  # a constant ranks nothing
   return float(spearmanr(first[where], second[where]).statistic)
+
+
+def true_values(held) -> np.ndarray:
+  """The chance that the policy ends right from each line, [G, K, 10]."""
+  from rm_jax.data.worlds.chain import prefix_success
+
+  return prefix_success(held.problems, held.solutions, generator())
 
 
 def measures(found, held) -> dict[str, float]:
@@ -327,20 +413,49 @@ def measures(found, held) -> dict[str, float]:
 
   solutions = held.solutions
   where = chain.is_line(solutions)
-  truth = chain.prefix_success(held.problems, solutions, generator())
-  error = found - truth
+  truth = true_values(held)
   last = where & (np.arange(chain.LINES) == solutions.lines[..., None] - 1)
-  # Of equal states: a right first line, with the mean over what is left to do.
-  first = error[..., 0][solutions.follows[..., 0]]
-
-  def rms(x):
-    return float(np.sqrt(np.mean(x**2)))
-
+  bias, spread = parts(found[where], truth[where])
+  first_bias, first_spread = parts(found[..., 0], truth[..., 0])
   return {
-    "rmse": rms(error[where]),
-    "rmse_first": rms(error[..., 0]),
-    "rmse_last": rms(error[last]),
-    "bias": float(first.mean()),
-    "spread": float(first.std()),
+    "rmse": rms((found - truth)[where]),
+    "rmse_first": rms((found - truth)[..., 0]),
+    "rmse_last": rms((found - truth)[last]),
+    "bias": bias,
+    "spread": spread,
+    "bias_first": first_bias,
+    "spread_first": first_spread,
     "rank_correlation": ranks_alike(found, truth, held),
   }
+
+
+def rms(x) -> float:
+  return float(np.sqrt(np.mean(np.square(x))))
+
+
+def parts(found, truth) -> tuple[float, float]:
+  """(bias, spread) of an error: the RMSE squared is the sum of their squares.
+
+  States of equal true value are one: bias is the root mean square of their mean
+  errors, spread that of what is left, each state as often as it occurs.
+  """
+  _, state = np.unique(np.round(truth, 9), return_inverse=True)
+  state = state.ravel()
+  error = np.ravel(found - truth)
+  mean = (np.bincount(state, error) / np.bincount(state))[state]
+  return rms(mean), rms(error - mean)
+
+
+def along(curve, held) -> list[dict]:
+  """Errors at points of training, of the lines that its curve scores."""
+  from rm_jax.data.worlds.chain import is_line
+
+  where = is_line(held.solutions)[:SHOWN, 0]
+  truth = true_values(held)[:SHOWN, 0][where]
+  rows = []
+  for step, scored in curve:
+    found = np.asarray(scored.completions, float)[:, 0]
+    bias, spread = parts(found, truth)
+    error = {"rmse": rms(found - truth), "bias": bias, "spread": spread}
+    rows.append({"step": step} | error)
+  return rows

@@ -32,6 +32,9 @@ DESIGN = dict(
     pooled="cross-entropy of the mean of all token logits",
     token="cross-entropy of every token's logit",
     last="cross-entropy of the last token's logit",
+    majority="a vote, no model",
+    earlier="the earlier line is right, the first one falls; no model",
+    chance="a line, a solution drawn at random",
   ),
   seeds=tuple(range(8)),
   quick_seeds=(0, 1, 2),
@@ -79,6 +82,24 @@ DESIGN = dict(
       published="none",
       comparable="as above",
     ),
+    dict(
+      name="best of 40, pooled over a vote",
+      metric="accuracy_40",
+      arm="pooled",
+      less="majority",
+      expected=0,
+      published="none",
+      comparable="added after a first run of these seeds",
+    ),
+    dict(
+      name="prefix AUC, pooled over the earlier line",
+      metric="prefix_auc",
+      arm="pooled",
+      less="earlier",
+      expected=1,
+      published="none",
+      comparable="added after a first run of these seeds",
+    ),
   ),
   checks=(
     dict(
@@ -114,6 +135,7 @@ DESIGN = dict(
     seeds=(100, 101, 102, 103),
     metric="outcome_auc",
     lower=False,
+    arms=tuple(POOLINGS),
   ),
 )
 
@@ -159,6 +181,8 @@ def job(arm, seed, *, before, steps, problems, test, rate=None):
   from rm_jax.ablation.token_runs import costs
 
   own, solutions, picks, held, first = data(seed, before, problems, test)
+  if arm not in POOLINGS:
+    return untrained(held.solutions)[arm], []
   c = runs.chain_config(
     seed=seed,
     steps=steps,
@@ -173,6 +197,26 @@ def job(arm, seed, *, before, steps, problems, test, rate=None):
   fitted = runs.train(c, train, MODULUS, start=start)
   scores = runs.score_tokens(c, fitted.params, held)
   return measures(arm, scores, held) | costs(fitted), []
+
+
+def untrained(solutions) -> dict[str, dict]:
+  """What no model is needed for, by arm."""
+  from rm_jax.ablation import chain_runs as runs
+
+  wrong = solutions.first_error >= 0
+  return {
+    "majority": runs.majority(solutions, (N,)),
+    "earlier": {
+      "prefix_auc": runs.earlier_auc(solutions),
+      "located": float((solutions.first_error == 0)[wrong].mean()),
+    },
+    "chance": {
+      "prefix_auc": 0.5,
+      "located": float((1 / solutions.lines)[wrong].mean()),
+      "accuracy_40": float(solutions.outcome.mean()),
+      "outcome_auc": 0.5,
+    },
+  }
 
 
 def running(arm, scores) -> np.ndarray:

@@ -51,6 +51,7 @@ DESIGN = dict(
     trace_error_64="wrong steps among its right picks",
     agrees_process="agrees with process labels",
     agrees_outcome="agrees with outcome labels",
+    labels_agree="the labels agree with each other",
     false_positives="of right answers wrong steps, in all samples",
   ),
   outcomes=(
@@ -149,6 +150,26 @@ DESIGN = dict(
       metric="agrees_more",
       arm=f"orm_{MOST}",
       above=0.0,
+    ),
+  ),
+  series=(
+    dict(
+      title="wrong steps among right picks",
+      axis="modulus: the smaller, the more luck",
+      at=MODULI,
+      lines={
+        kind: tuple((f"{kind}_{m}", "trace_error") for m in MODULI)
+        for kind in KINDS
+      },
+    ),
+    dict(
+      title="error of answers",
+      axis="modulus",
+      at=MODULI,
+      lines={
+        kind: tuple((f"{kind}_{m}", "answer_error") for m in MODULI)
+        for kind in KINDS
+      },
     ),
   ),
   sizes=dict(
@@ -252,11 +273,21 @@ def measures(scores, solutions) -> dict[str, float]:
 
 
 def vote(solutions) -> dict[str, float]:
-  """What a majority gets, and how much luck there is."""
+  """What a majority gets, how much luck there is, whom a constant agrees with.
+
+  agrees_*: the larger class of the labels at lines.
+  """
   from rm_jax.ablation.chain_runs import voted
+  from rm_jax.data.worlds.chain import is_line, prefix_right
 
   right = solutions.outcome
   lucky = right & (solutions.first_error >= 0)
+  where = is_line(solutions)
+  process = prefix_right(solutions)[where]
+  outcome = np.broadcast_to(right[..., None], where.shape)[where]
   return voted(np.ones(right.shape), solutions) | {
-    "false_positives": float(lucky.sum() / right.sum())
+    "false_positives": float(lucky.sum() / right.sum()),
+    "agrees_process": float(max(process.mean(), 1 - process.mean())),
+    "agrees_outcome": float(max(outcome.mean(), 1 - outcome.mean())),
+    "labels_agree": float((process == outcome).mean()),
   }

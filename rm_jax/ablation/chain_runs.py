@@ -14,13 +14,13 @@ from rm_jax.ablation.token_runs import token_config
 from rm_jax.data.loader import Dataset
 from rm_jax.data.worlds import chain
 from rm_jax.data.worlds.chain import Problems, Solutions, token_rows
-from rm_jax.data.worlds.chain_groups import solution_groups
-from rm_jax.metrics import best_of_n
+from rm_jax.data.worlds.chain_groups import prefix_groups, solution_groups
+from rm_jax.metrics import best_of_n, roc_area
 from rm_jax.models.sight import Forest
 from rm_jax.reward_model import ModelSpec, init_params
 from rm_jax.train.fit import Fitted, spec_of
 from rm_jax.train.tasks import read_tasks
-from rm_jax.voting import vote_chances
+from rm_jax.voting import majority_of_n, vote_chances
 
 CHUNK = 1_024  # rows of one evaluation batch
 # Of the backbone that all start from.
@@ -151,6 +151,17 @@ def to_score(config, held: Held, *, problems: int, samples: int) -> Dataset:
   )
 
 
+def lines_to_score(config, held: Held, *, problems: int) -> Dataset:
+  """First solutions of the first problems up to each line, one by one.
+
+  In the order of `np.argwhere(chain.is_line(...)[:problems, 0])`.
+  """
+  where = chain.is_line(held.solutions)[:problems, 0]
+  picks = [(int(g), 0, int(line)) for g, line in np.argwhere(where)]
+  reading = read_tasks(config)[0].reading
+  return prefix_groups(held.problems, held.solutions, picks, reading)
+
+
 class TokenScores(NamedTuple):
   """Raw outputs of the head at all tokens of the distinct solutions."""
 
@@ -244,3 +255,25 @@ def voted(
     "answer_error": float(1 - accuracy),
     "trace_error": float(wrong_trace / accuracy) if accuracy else 0.0,
   }
+
+
+def majority(solutions: Solutions, counts) -> dict[str, float]:
+  """What a vote of n without a model gets, exactly over all subsets.
+
+  accuracy_1, one sample, is chance for any model that picks.
+  """
+  right = solutions.outcome
+  return {
+    f"accuracy_{n}": float(majority_of_n(solutions.answers, right, n).mean())
+    for n in (1, *(n for n in counts if n > 1))
+  }
+
+
+def earlier_auc(solutions: Solutions) -> float:
+  """Area under the ROC curve of prefixes, where all that counts is how long.
+
+  Every line is another chance of an error: the shorter, the likelier right.
+  """
+  where = chain.is_line(solutions)
+  line = np.broadcast_to(np.arange(chain.LINES), where.shape)
+  return roc_area(-line[where], chain.prefix_right(solutions)[where])

@@ -56,6 +56,20 @@ class Panel(NamedTuple):
   gains: dict  # name -> (arm, less): one line each
 
 
+class Series(NamedTuple):
+  """One panel of a picture of means over a number: of samples, of train steps.
+
+  Without `at` the numbers are the train steps of the arms' curves.
+  """
+
+  title: str
+  axis: str  # what the number is
+  lines: (
+    dict  # name -> (arm, metric) at each of `at`; of a curve: (arm, metric)
+  )
+  at: tuple = ()
+
+
 class Design(NamedTuple):
   """What stands in a preset's DESIGN, and the function that runs a job."""
 
@@ -73,6 +87,7 @@ class Design(NamedTuple):
   falsified: str  # what would falsify the claim
   tuning: Tuning | None
   panels: tuple = ()  # of Panel; may be left out
+  series: tuple = ()  # of Series; may be left out
   data: tuple = ()  # names of files below $RM_DATA; may be left out
   # Not in DESIGN:
   key: str = ""
@@ -82,7 +97,7 @@ class Design(NamedTuple):
 
 
 WRITTEN = tuple(f for f in Design._fields if f not in Design._field_defaults)
-OPTIONAL = ("panels", "data")
+OPTIONAL = ("panels", "series", "data")
 
 
 def find_experiments(folder: pathlib.Path) -> list[str]:
@@ -112,7 +127,7 @@ def load_design(folder: pathlib.Path, key: str, preset: str) -> Design:
       f"experiment {key!r} is not known. Known in {folder}: {', '.join(known)}."
     )
   path = folder / key / f"{preset}.py"
-  if preset == PRESETS[2]:
+  if preset == PRESETS[2] and path.exists():
     raise UserError(
       f"{path} is the config of a TPU slice, not of jobs. Train it there: "
       f"rm-jax train --config={path} --workdir=..."
@@ -173,6 +188,7 @@ def _read(path, written: dict) -> Design:
       conditions=tuple(Check(**c) for c in written["conditions"]),
       tuning=None if tuning is None else Tuning(**tuning),
       panels=tuple(Panel(**p) for p in written.get("panels", ())),
+      series=tuple(Series(**s) for s in written.get("series", ())),
     )
   )
   for name, arms in _named(design):
@@ -181,6 +197,13 @@ def _read(path, written: dict) -> Design:
         raise UserError(
           f"{path}: {name!r} names arm {arm!r}. Known: "
           f"{', '.join(design.arms)}."
+        )
+  for each in design.series:
+    for name, line in each.lines.items():
+      if each.at and len(line) != len(each.at):
+        raise UserError(
+          f"{path}: {each.title!r}, {name!r} has {len(line)} points for "
+          f"{len(each.at)} numbers in at={each.at}."
         )
   for each in (*design.checks, *design.conditions):
     if (each.above is None) == (each.below is None):
@@ -217,6 +240,10 @@ def _named(design: Design):
   for panel in design.panels:
     for name, pair in panel.gains.items():
       yield f"{panel.title}, {name}", pair
+  for series in design.series:
+    for name, line in series.lines.items():
+      points = line if series.at else (line,)
+      yield f"{series.title}, {name}", [arm for arm, _ in points]
   if design.tuning is not None:
     yield "tuning", design.tuning.arms
 

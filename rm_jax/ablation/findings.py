@@ -28,9 +28,11 @@ def find_results(
     seconds: of this command; those of all jobs are added up beside it.
 
   Raises:
-    UserError: jobs that read other files than the rest.
+    UserError: jobs that read other files than the rest; an outcome or a check
+      of a metric that the jobs of its arm do not give.
   """
   table = table_of(jobs)
+  _check_names(design, table)
   seeds = sorted({job.seed for job in jobs})
   checks = {c.name: _bounded(table, c, seeds) for c in design.checks}
   conditions = {c.name: _bounded(table, c, seeds) for c in design.conditions}
@@ -93,12 +95,20 @@ def table_of(jobs: dict[Job, dict]) -> dict:
   return table
 
 
+def _check_names(design: Design, table: dict) -> None:
+  for each in (*design.outcomes, *design.checks, *design.conditions):
+    for arm in (each.arm, each.less, *getattr(each, "minus", ())):
+      if arm and (arm, each.metric) not in table:
+        known = sorted({m for a, m in table if a == arm})
+        raise UserError(
+          f"{design.path}: {each.name!r} reads metric {each.metric!r} of arm "
+          f"{arm!r}, whose jobs give {', '.join(known)}. Correct the file, "
+          "and try it with --quick: a changed design runs all its jobs again."
+        )
+
+
 def _values(table, arm, metric, seeds) -> np.ndarray:
-  found = table.get((arm, metric))
-  if found is None:
-    known = sorted({m for a, m in table if a == arm})
-    raise KeyError(f"arm {arm!r} has no metric {metric!r}, only {known}")
-  return np.asarray([found[seed] for seed in seeds])
+  return np.asarray([table[arm, metric][seed] for seed in seeds])
 
 
 def _bounded(table, check: Check, seeds) -> bool:
@@ -132,6 +142,23 @@ def _outcome(table, outcome: Outcome, seeds, checks, conditions) -> dict:
     "why": verdict.why,
     **numbers,
   }
+
+
+def told_of(design: Design, results: dict) -> list[tuple[Outcome, dict | None]]:
+  """Every outcome of a design with what results.json says of it, by name.
+
+  None: the results are of an earlier design, which did not have it.
+  """
+  told = {each["name"]: each for each in results["outcomes"]}
+  return [(outcome, told.get(outcome.name)) for outcome in design.outcomes]
+
+
+def interval(told: dict) -> str:
+  """The mean and the 95 % interval of an outcome of results.json, in words."""
+  text = f"{told['mean']:+z.4f}"
+  if told["low"] is not None:
+    text += f" [{told['low']:+z.4f}, {told['high']:+z.4f}]"
+  return text
 
 
 def _mean(by_seed: dict, seeds) -> dict:

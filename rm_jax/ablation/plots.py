@@ -4,10 +4,12 @@ import os
 import textwrap
 
 from rm_jax.ablation.design import Design
+from rm_jax.ablation.findings import interval, told_of
 from rm_jax.evals import canvas
-from rm_jax.evals.verdict import UNCLAIMED
+from rm_jax.evals.verdict import NEITHER, NULL, UNCLAIMED
 
 ROOMY = 16  # outcomes or arms; where there are more they stand closer
+FAR = 20  # half intervals from 0; where one is farther, the axis is logarithmic
 LONG = 42  # letters of an outcome's name in one line
 COLOURS = {
   "reproduced": canvas.GREEN,
@@ -15,6 +17,7 @@ COLOURS = {
   "null": canvas.GREY,
   "invalid": canvas.ORANGE,
 } | dict.fromkeys(UNCLAIMED, canvas.BLUE)
+NOTHING = (NULL, NEITHER)
 
 
 def plot_experiment(
@@ -24,18 +27,18 @@ def plot_experiment(
 
   Left: every outcome's paired difference in units of half its interval, so that
   1 is where it begins to exclude 0, to the right as published (higher, where
-  no sign is claimed); colour by verdict. Right: the primary
-  metric over train steps, or by arm and seed where there are no curves.
+  no sign is claimed), and beside it the difference itself; colour by verdict,
+  hollow where nothing was found. Right: the primary metric over train steps, or
+  by arm and seed where its arm has no curve.
   """
-  rows = len(design.outcomes)
+  judged = [(o, told) for o, told in told_of(design, results) if told]
+  rows = len(judged)
   count = max(rows, len(design.arms))
   many = max(0, count - ROOMY)
   figure, (left, right) = canvas.new(
     3.4 + 0.35 * (count - many) + 0.15 * many, 1, 2
   )
-  for place, (outcome, told) in enumerate(
-    zip(design.outcomes, results["outcomes"], strict=True)
-  ):
+  for place, (outcome, told) in enumerate(judged):
     low = told["mean"] if told["low"] is None else told["low"]
     high = told["mean"] if told["high"] is None else told["high"]
     unit = (high - low) / 2 or abs(told["mean"]) or 1.0
@@ -47,17 +50,26 @@ def plot_experiment(
       xerr=1.0 if high > low else None,
       fmt="o",
       color=colour,
+      markerfacecolor="white" if told["verdict"] in NOTHING else colour,
       capsize=4,
       label=told["verdict"],
     )
   left.axvline(0.0, color=canvas.GREY, linewidth=1)
-  names = [textwrap.fill(o.name, LONG) for o in design.outcomes]
+  names = [textwrap.fill(o.name, LONG) for o, _ in judged]
   left.set_yticks([-n for n in range(rows)], names)
   left.set_ylim(-rows + 0.4, 0.6)
-  claimed = all(outcome.expected for outcome in design.outcomes)
+  beside = left.secondary_yaxis("right")
+  said = [interval(told) for _, told in judged]
+  beside.set_yticks([-n for n in range(rows)], said, fontsize=7)
+  beside.tick_params(length=0)
+  far = max(abs(x) for x in left.get_xlim()) > FAR
+  if far:
+    left.set_xscale("symlog", linthresh=1.0)
+    left.set_xlim(*(1.5 * x for x in left.get_xlim()))
+  claimed = all(outcome.expected for outcome, _ in judged)
   left.set_xlabel(
-    "difference / half its 95 % interval\nright: as published"
-    + ("" if claimed else " (no claim: higher)")
+    f"difference / half its 95 % interval{', log beyond 1' if far else ''}\n"
+    "right: as published" + ("" if claimed else " (no claim: higher)")
   )
   handles, labels = left.get_legend_handles_labels()
   once = dict(zip(labels, handles, strict=True))
@@ -70,7 +82,7 @@ def plot_experiment(
     ncols=len(once),
   )
   metric = design.outcomes[0].metric
-  if results["curves"]:
+  if design.outcomes[0].arm in results["curves"]:
     _curves(right, results["curves"], metric)
   else:
     _arms(right, design, results, metric)

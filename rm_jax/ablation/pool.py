@@ -7,6 +7,7 @@ as many threads as it wants, whose jobs train side by side (lanes.py).
 
 import contextlib
 import json
+import math
 import multiprocessing
 import os
 import pathlib
@@ -123,14 +124,20 @@ def read_jobs(
   """The results that are there.
 
   Raises:
-    UserError: one is of another design.
+    UserError: one is of another design, or no whole file.
   """
   found = {}
   for job in jobs:
     path = workdir / f"{job.name}.json"
     if not path.exists():
       continue
-    result = json.loads(path.read_text())
+    try:
+      result = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+      raise UserError(
+        f"{path}: expected the result of a job, got no whole JSON: {error}. "
+        "Remove the file: the same command runs the job again."
+      ) from error
     if result["digest"] != digest:
       raise UserError(
         f"{path}: was made by another version of this experiment's file or "
@@ -162,8 +169,9 @@ def _failed(workdir, jobs) -> list[Failed]:
     if (workdir / f"{job.name}.json").exists():
       continue
     reason = "not begun: its worker ended before"
-    if log.exists():
-      reason = log.read_text().strip().splitlines()[-1]
+    said = log.read_text().strip() if log.exists() else ""
+    if said:
+      reason = said.splitlines()[-1]
     out.append(Failed(job, log, reason))
   return out
 
@@ -245,9 +253,9 @@ def run_job(
   try:
     metrics, curve = design.job(job.arm, job.seed, **size, **tuned)
     metrics = {name: float(value) for name, value in metrics.items()}
-    broken = [n for n, v in metrics.items() if v != v]
+    broken = [n for n, v in metrics.items() if not math.isfinite(v)]
     if broken:
-      raise ValueError(f"metric {broken[0]} is not a number")
+      raise ValueError(f"metric {broken[0]} is {metrics[broken[0]]}")
   except Exception:
     log.write_text(traceback.format_exc())
     print(f"{job.name} failed: see {log}", file=sys.stderr)

@@ -1,9 +1,9 @@
 """results.json of experiments to the tables, words and pictures of READMEs.
 
 A README holds marks, `<!-- verdict -->`, `<!-- table -->`, `<!-- run -->`,
-`<!-- panels -->` where the design has them and, of the summary,
-`<!-- experiments -->`; what stands between a mark and `<!-- end -->` is written
-here and nowhere else.
+`<!-- panels -->` and `<!-- series -->` where the design has them and, of the
+summary, `<!-- experiments -->`; what stands between a mark and `<!-- end -->`
+is written here and nowhere else.
 """
 
 import collections
@@ -19,14 +19,15 @@ from rm_jax.ablation.design import (
   load_designs,
   result_name,
 )
+from rm_jax.ablation.findings import interval, told_of
 from rm_jax.evals.verdict import VERDICTS
 from rm_jax.types import UserError
 
 README = "README.md"
 PLOTS = dict(mini="plot.png", lm="plot_lm.png")
-PANELS = "panels.png"
+PANELS, SERIES = "panels.png", "series.png"
 MARK = re.compile(
-  r"<!-- (verdict|table|run|panels|experiments)(?: (\w+))? -->\n"
+  r"<!-- (verdict|table|run|panels|series|experiments)(?: (\w+))? -->\n"
   r".*?<!-- end -->",
   re.DOTALL,
 )
@@ -59,13 +60,17 @@ def render(design: Design) -> None:
   """Writes the picture and README of an experiment, and the summary."""
   from rm_jax.ablation.panels import plot_panels
   from rm_jax.ablation.plots import plot_experiment
+  from rm_jax.ablation.series import plot_series
 
   folder = design.path.parent
   results = read_results(design)
   if results is not None:
     plot_experiment(design, results, folder / PLOTS[design.preset])
-    if design.panels:
+    # Of an earlier design arms may be missing: its pictures stay.
+    if design.panels and not _is_old(design, results):
       plot_panels(design, results, folder / PANELS)
+    if design.series and not _is_old(design, results):
+      plot_series(design, results, folder / SERIES)
   for path in (folder / README, folder.parent / README):
     if not path.exists():
       raise UserError(f"{path} is missing: it holds the marks of the tables.")
@@ -107,27 +112,37 @@ def _written(design: Design, what: str) -> str:
     from rm_jax.ablation.panels import panels_table
 
     titles = "; ".join(panel.title for panel in design.panels)
-    made = panels_table(design, results)
+    made = "Not run."
+    if not _is_old(design, results):
+      made = panels_table(design, results)
     return f"![{design.title}: {titles}]({PANELS})\n\n{made}"
+  if what == "series":
+    titles = "; ".join(series.title for series in design.series)
+    return f"![{design.title}: {titles}]({SERIES})"
   return table(design, results) if what == "table" else how(design, results)
 
 
 def in_words(design: Design, results: dict) -> str:
   """The verdict on the primary endpoint, in a sentence or two."""
-  first, told = design.outcomes[0], results["outcomes"][0]
+  # The primary one that was judged, whatever the design says now.
+  told = results["outcomes"][0]
   text = (
-    f"**{results['verdict']}**: {first.name} is {_interval(told)} "
+    f"**{results['verdict']}**: {told['name']} is {interval(told)} "
     f"(p = {_p(told['p'])}, {told['seeds']} seeds); {told['why']}."
   )
   if results["size"] != "whole":
     text += " A quick run: a check of the machinery, not a result."
-  size = design.sizes.get(results["size"], {})
-  if results["digest"] != digest(design, size):
+  if _is_old(design, results):
     text += (
       f" Note: {design.path.name} has changed since; these are results of an "
       "earlier design."
     )
   return text
+
+
+def _is_old(design: Design, results: dict) -> bool:
+  size = design.sizes.get(results["size"], {})
+  return results["digest"] != digest(design, size)
 
 
 def table(design: Design, results: dict) -> str:
@@ -147,9 +162,15 @@ def table(design: Design, results: dict) -> str:
     "because |",
     "|---|---|---|---|---|",
   ]
-  for outcome, told in zip(design.outcomes, results["outcomes"], strict=True):
+  for outcome, told in told_of(design, results):
+    if told is None:
+      lines.append(
+        f"| {outcome.name} | not run | | {outcome.published} | "
+        f"{outcome.comparable} |"
+      )
+      continue
     lines.append(
-      f"| {outcome.name} | {_interval(told)} | {told['verdict']} "
+      f"| {outcome.name} | {interval(told)} | {told['verdict']} "
       f"({told['agree']} of {told['seeds']} seeds) | {outcome.published} | "
       f"{outcome.comparable} |"
     )
@@ -214,8 +235,8 @@ def summary(folder: pathlib.Path) -> str:
         continue
       told = results["outcomes"][0]
       lines.append(
-        f"{row}| {results['verdict']} | {design.outcomes[0].name}: "
-        f"{_interval(told)} | {told['seeds']} | {results['job_seconds']:,.0f} |"
+        f"{row}| {results['verdict']} | {told['name']}: "
+        f"{interval(told)} | {told['seeds']} | {results['job_seconds']:,.0f} |"
       )
       by_preset.setdefault(design.preset, []).append(results)
   for preset, each in by_preset.items():
@@ -228,13 +249,6 @@ def summary(folder: pathlib.Path) -> str:
       f"jobs, {spent / 3_600:.1f} hours of one worker.",
     ]
   return "\n".join(lines)
-
-
-def _interval(told: dict) -> str:
-  text = f"{told['mean']:+z.4f}"
-  if told["low"] is not None:
-    text += f" [{told['low']:+z.4f}, {told['high']:+z.4f}]"
-  return text
 
 
 def _value(entry: dict) -> str:

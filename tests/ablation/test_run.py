@@ -15,9 +15,16 @@ import pytest
 from ablation_designs import write_toy
 
 from rm_jax.ablation.design import digest, load_design
-from rm_jax.ablation.pool import Job, run_job
-from rm_jax.ablation.report import filled, in_words, summary, table
+from rm_jax.ablation.pool import Job, _failed, run_job
+from rm_jax.ablation.report import (
+  filled,
+  in_words,
+  report_experiments,
+  summary,
+  table,
+)
 from rm_jax.ablation.run import run_all, run_experiment
+from rm_jax.ablation.series import points
 from rm_jax.train import results as train_results
 from rm_jax.types import UserError
 
@@ -405,6 +412,10 @@ def test_a_difference_without_a_claimed_sign_is_told_as_such(tmp_path):
   assert "| no claim: lower (8 of 8 seeds) | 0 | a toy |" in readme
 
 
+ARMS = ("more", "less")
+NEW = """
+    dict(name="no less than more", metric="size", arm="more", less="less",
+         expected=1, published="+3", comparable="nothing"),"""
 PANELS = """
   panels=(
     dict(title="here", metrics=dict(size="S", tokens="T"),
@@ -432,6 +443,71 @@ def test_panels_are_drawn_and_their_table_is_paired_over_seeds(tmp_path):
   assert (folder / "toy/panels.png").stat().st_size > 5_000
 
 
+SERIES = """
+  series=(
+    dict(title="by hand", axis="N", at=(1, 4),
+         lines=dict(one=(("more", "size"), ("less", "size")),
+                    two=(("less", "tokens"), ("more", "tokens")))),
+    dict(title="in training", axis="train step",
+         lines=dict(more=("more", "size"))),
+  ),
+  tuning="""
+
+
+def test_series_are_means_over_a_number_with_their_intervals(tmp_path):
+  folder = write_toy(tmp_path)
+  rewrite(folder, "\n  tuning=", SERIES)
+  readme = folder / "toy/README.md"
+  readme.write_text(readme.read_text() + "\n<!-- series -->\n<!-- end -->\n")
+  do_jobs(folder, EVERY)
+  assert in_process(folder) == 0
+  results = json.loads((folder / "toy/results.json").read_text())
+  first, second = load_design(folder, "toy", "mini").series
+  numbers, means, low, high = points(first, results)["one"]
+  each = [[v[f"{a}/size"] for v in results["per_seed"].values()] for a in ARMS]
+  assert numbers == (1, 4)
+  assert means == pytest.approx([sum(own) / 8 for own in each])
+  half = [2.364624 * statistics.stdev(own) / math.sqrt(8) for own in each]
+  assert high - means == pytest.approx(half) == means - low
+  steps, means, *bounds = points(second, results)["more"]
+  assert steps == [1, 2] and bounds == [None, None]
+  assert means.tolist() == [r["size"] for r in results["curves"]["more"]]
+  assert "![Toy: by hand; in training](series.png)" in readme.read_text()
+  assert (folder / "toy/series.png").stat().st_size > 5_000
+
+
+def test_results_of_an_earlier_design_are_told_by_name(tmp_path):
+  # Wrong: the numbers of one outcome in the row of another.
+  folder = write_toy(tmp_path)
+  do_jobs(folder, EVERY)
+  assert in_process(folder) == 0
+  rewrite(folder, "\n  outcomes=(", "\n  outcomes=(" + NEW)
+  rewrite(
+    folder, "\n  tuning=", SERIES.replace('"more", "tok', '"worst", "tok')
+  )
+  rewrite(folder, 'less="one less"', 'less="one less", worst="worst"')
+  readme = folder / "toy/README.md"
+  readme.write_text(readme.read_text() + "\n<!-- series -->\n<!-- end -->\n")
+  report_experiments(folder)
+  text = readme.read_text()
+  assert "| no less than more | not run | | +3 | nothing |" in text
+  assert "| more than less | +2." in text and "**reproduced**: more th" in text
+  assert "these are results of an earlier design" in text
+  assert not (folder / "toy/series.png").exists()
+  assert (
+    "reproduced | more than less: +2." in (folder / "README.md").read_text()
+  )
+
+
+def test_a_metric_that_no_job_gives_is_named(tmp_path):
+  folder = write_toy(tmp_path)
+  rewrite(folder, 'name="few", metric="size"', 'name="few", metric="siez"')
+  do_jobs(folder, EVERY)
+  said = "'few' reads metric 'siez' of arm 'less', whose jobs give size, tokens"
+  with pytest.raises(UserError, match=f"mini.py: {said}"):
+    in_process(folder)
+
+
 @pytest.mark.parametrize(
   "change, message",
   [
@@ -443,6 +519,14 @@ def test_panels_are_drawn_and_their_table_is_paired_over_seeds(tmp_path):
     (
       ("\n  tuning=", PANELS.replace('"less", "more"', '"less", "moer"')),
       "'there, loss' names arm 'moer'",
+    ),
+    (
+      ("\n  tuning=", SERIES.replace('"more", "tok', '"moer", "tok')),
+      "'by hand, two' names arm 'moer'",
+    ),
+    (
+      ("\n  tuning=", SERIES.replace("at=(1, 4)", "at=(1, 4, 9)")),
+      "'by hand', 'one' has 2 points for 3 numbers",
     ),
     (('published="+2"', 'minus=("most", "less")'), "names arm 'most'"),
     (("lower=False)", 'lower=False, arms=("most",))'), "'tuning' names arm"),
@@ -468,6 +552,9 @@ def test_unknown_names_list_the_known_ones(tmp_path):
     load_design(folder, "tow", "mini")
   with pytest.raises(UserError, match="no preset 'lm'. It has: mini"):
     load_design(folder, "toy", "lm")
+  with pytest.raises(UserError, match="no preset 'full'. It has: mini"):
+    load_design(folder, "toy", "full")
+  (folder / "toy/full.py").write_text("")
   with pytest.raises(UserError, match="rm-jax train --config="):
     load_design(folder, "toy", "full")
   with pytest.raises(UserError, match="expected folders with a mini.py"):
@@ -481,13 +568,28 @@ def test_a_readme_of_an_experiment_not_run_says_so(tmp_path):
   assert filled(text, folder / "toy", "toy") == text
 
 
-def test_a_metric_that_is_no_number_fails_its_job(tmp_path):
+@pytest.mark.parametrize("said", ["nan", "inf"])
+def test_a_metric_that_is_no_number_fails_its_job(tmp_path, said):
   folder = write_toy(tmp_path)
   path = folder / "toy/mini.py"
-  path.write_text(path.read_text().replace("12_000", "float('nan')"))
+  path.write_text(path.read_text().replace("12_000", f"float('{said}')"))
   do_jobs(folder, EVERY[:1])
   log = (folder / "jobs/more-0.log").read_text()
-  assert "metric tokens is not a number" in log
+  assert f"metric tokens is {said}" in log
+
+
+def test_files_that_a_kill_left_half_written_are_told(tmp_path):
+  # Wrong: a traceback that names no file, a log without a last line.
+  folder = write_toy(tmp_path)
+  do_jobs(folder, EVERY)
+  path = folder / "jobs/more-3.json"
+  path.write_text(path.read_text()[:40])
+  with pytest.raises(UserError, match="more-3.json: expected the result of a"):
+    in_process(folder)
+  (failed,) = _failed(folder / "jobs", [Job("less", 9)])
+  assert failed.reason == "not begun: its worker ended before"
+  (folder / "jobs/less-9.log").write_text("")
+  assert _failed(folder / "jobs", [Job("less", 9)]) == [failed]
 
 
 def test_the_table_has_what_was_published(tmp_path, capsys):

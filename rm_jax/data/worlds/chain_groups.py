@@ -76,6 +76,39 @@ def solution_groups(
   return with_demands(groups, reading, [], {}, prompts)
 
 
+def prefix_groups(
+  problems: Problems, solutions: Solutions, picks, reading: Reading
+) -> Dataset:
+  """A Dataset of one group per pick: a solution up to a line, to be scored.
+
+  Args:
+    picks: of (problem, solution, last line).
+  """
+  rows, _ = token_rows(problems, solutions)
+  groups, prompts = [], []
+  for n, (group, k, line) in enumerate(picks):
+    tokens = rows[group, k, : line_end(line) + 1]
+    ends = line_end(np.arange(line + 1)).astype(np.int32)
+    encoded = Encoded(
+      tokens=(tokens,),
+      starts=(PROMPT,),
+      reads=(len(tokens) - 1,),
+      step_ends=(ends,),
+    )
+    record = Record(
+      kind="unlabelled",
+      prompt=f"problem {group}",
+      completions=("",),
+      step_ends=(tuple(ends.tolist()),),
+      line=n + 1,
+    )
+    groups.append(
+      supervise_for_scoring(encoded, record, index=n, pooling=reading.pooling)
+    )
+    prompts.append(prompt_key(record))
+  return with_demands(groups, reading, [], {}, prompts)
+
+
 def up_to_first_error(
   solutions: Solutions, *, neutral: float = 1.0
 ) -> Float[np.ndarray, "G K 10"]:
