@@ -2,6 +2,10 @@
 
 import pathlib
 
+from rm_jax.ablation.design import digest, load_design
+from rm_jax.ablation.pool import Job, run_job
+from rm_jax.ablation.run import run_experiment
+
 DESIGN = '''"""A toy experiment: rm-jax experiment toy."""
 
 import os
@@ -45,6 +49,11 @@ def job(arm, seed, *, scale, rate=1.0):
     file.write(f"{{arm}}-{{seed}} {{os.getpid()}}\\n")
   return {{"size": size, "tokens": 12_000}}, curve
 '''
+# A change of the toy, see `rewrite`: two more arms.
+FOUR = (
+  'arms=dict(more="one more", less="one less")',
+  'arms=dict(more="1", less="2", best="3", worst="4")',
+)
 MARKS = """# Toy
 
 <!-- verdict -->
@@ -66,3 +75,39 @@ def write_toy(folder: pathlib.Path, expected: int = 1) -> pathlib.Path:
   (home / "README.md").write_text(MARKS)
   (folder / "README.md").write_text("<!-- experiments -->\n<!-- end -->\n")
   return folder
+
+
+EVERY = [Job(arm, seed) for seed in range(8) for arm in ("more", "less")]
+
+
+def in_process(folder, **changes):
+  """The verb without new processes: every job run here first."""
+  how = dict(
+    folder=folder,
+    preset="mini",
+    quick=False,
+    tune=False,
+    workers=1,
+    vmap_seeds=False,
+    workdir=str(folder / "jobs"),
+    command="rm-jax experiment toy",
+  )
+  return run_experiment("toy", **how | changes)
+
+
+def do_jobs(folder, jobs, **made_by):
+  """Every job, in this process."""
+  design = load_design(folder, "toy", "mini")
+  size = design.sizes["whole"]
+  (folder / "jobs").mkdir(exist_ok=True)
+  made = {"digest": digest(design, size), "commit": "abc", "data": []} | made_by
+  for job in jobs:
+    run_job(design, job, size=size, made_by=made, workdir=folder / "jobs")
+
+
+def rewrite(folder, *change):
+  """The toy's file with one place of it changed."""
+  path = folder / "toy/mini.py"
+  text = path.read_text().replace(*change)
+  assert text != path.read_text()
+  path.write_text(text)
