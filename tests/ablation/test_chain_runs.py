@@ -214,3 +214,67 @@ def test_a_second_task_speaks_and_does_not_judge(side):
   assert group.task == 1 and not group.weights[0].any()
   said = group.slots[0][group.language_weights[0] > 0]
   assert said.tolist() == list(range(chain.PROMPT, len(group.tokens[0])))
+
+
+def test_lines_are_scored_as_their_whole_solution_is(side):
+  # Wrong: an answer behind the line, or another line's tokens.
+  problems, solutions = side
+  held = runs.hold(problems, solutions)
+  c = config(loss="squared_error")
+  spec = spec_of(c, chain.vocabulary(5))
+  params = init_params(spec, jax.random.key(1))
+  rng = np.random.default_rng(2)
+  params["head"] = jax.tree.map(
+    lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype), params["head"]
+  )
+  data = runs.lines_to_score(c, held, problems=7)
+  where = chain.is_line(solutions)[:7, 0]
+  for group, (g, line) in zip(data.groups, np.argwhere(where), strict=True):
+    (tokens,) = group.tokens
+    assert len(tokens) == chain.line_end(line) + 1
+    value = tokens[-1] - chain.FIRST_VALUE
+    assert value == solutions.values[g, 0, line]
+  step = jax.jit(eval_body(spec, None, None))
+  scored = score_dataset(
+    lambda batch: jax.device_get(step(params, {}, batch)),
+    data,
+    score_plan(c, data.demands),
+  )
+  whole = runs.score_tokens(c, params, held).at_lines()[:7, 0, :, 0][where]
+  found = np.asarray(scored.completions)[:, 0]
+  np.testing.assert_allclose(found, whole, atol=1e-5)
+  assert np.std(whole) > 0.05
+
+
+def test_a_vote_and_a_sample_are_means_over_all_subsets(side):
+  solutions = side[1]
+  found = runs.majority(solutions, (1, 3))
+  assert found.keys() == {"accuracy_1", "accuracy_3"}
+  assert found["accuracy_1"] == pytest.approx(solutions.outcome.mean())
+  each = []
+  for answers, right in zip(solutions.answers, solutions.outcome, strict=True):
+    for subset in itertools.combinations(range(6), 3):
+      said = answers[list(subset)].tolist()
+      most = max(map(said.count, said))
+      wins = {a for a in said if said.count(a) == most}
+      true = set(answers[right].tolist()) & wins
+      each.append(len(true) / len(wins))
+  assert found["accuracy_3"] == pytest.approx(np.mean(each))
+
+
+def test_a_shorter_prefix_is_likelier_right(side):
+  solutions = side[1]
+  lines = [
+    (line, all(solutions.follows[g, k, : line + 1]))
+    for g, k in np.ndindex(solutions.lines.shape)
+    for line in range(solutions.lines[g, k])
+  ]
+  credit = [
+    1.0 if a < b else 0.5 if a == b else 0.0
+    for a, right in lines
+    if right
+    for b, other in lines
+    if not other
+  ]
+  assert runs.earlier_auc(solutions) == pytest.approx(np.mean(credit))
+  assert np.mean(credit) > 0.6
