@@ -15,6 +15,19 @@ from rm_jax.types import ArrayLike, UserError
 
 NO_ERROR = -1  # as ProcessBench writes it
 
+# What PRMBench takes the mean over -> classes, spelt as in its files.
+PRMBENCH = {
+  "simplicity": ("redundency", "circular"),
+  "soundness": (
+    "counterfactual",
+    "step_contradiction",
+    "domain_inconsistency",
+    "confidence",
+  ),
+  "sensitivity": ("missing_condition", "deception", "multi_solutions"),
+}
+NO_WRONG_STEP = "multi_solutions"  # a class of right solutions
+
 
 def first_error(
   scores: Float[ArrayLike, "*G S"],
@@ -174,12 +187,7 @@ def prm_score(
     >>> print(f"{got.score:.4f}")
     0.6667
   """
-  valid, right = np.asarray(valid), np.asarray(right)
-  if (valid.shape, valid.dtype, right.dtype) != (right.shape, bool, bool):
-    raise ValueError(
-      f"prm_score: expected boolean valid and right of one shape, got "
-      f"{valid.dtype} {valid.shape} and {right.dtype} {right.shape}."
-    )
+  valid, right = _check_called("prm_score", valid, right)
 
   def f1(found, real):
     hits = float((found & real).sum())
@@ -189,6 +197,126 @@ def prm_score(
 
   of_right, of_wrong = f1(valid, right), f1(~valid, ~right)
   return PrmScore(0.5 * of_right + 0.5 * of_wrong, of_right, of_wrong)
+
+
+class Called(NamedTuple):
+  """What PRMBench asks of one solution: its steps are called valid or not."""
+
+  name: str  # its class, one of PRMBENCH
+  problem: str  # `idx` of its file
+  valid: Bool[ArrayLike, " S"]
+  right: Bool[ArrayLike, " S"]
+
+
+class PrmbenchNumbers(NamedTuple):
+  """Of some of its solutions; a share of nothing is nan."""
+
+  solutions: int
+  score: float  # PRM-Score
+  f1: float  # of right steps
+  f1_negative: float  # of wrong steps
+  right_steps: float  # share of right steps called valid
+  wrong_steps: float  # share of wrong steps called invalid
+  all_steps: float  # share of steps called what they are
+  first_error: float  # share of first wrong steps called invalid
+  similarity: float  # |share valid - share valid of the original|, mean
+
+
+class PrmbenchTable(NamedTuple):
+  """PRMBench's table."""
+
+  overall: PrmbenchNumbers  # of all solutions together
+  means: dict[str, float]  # name of PRMBENCH -> unweighted mean of scores
+  classes: dict[str, PrmbenchNumbers]
+
+
+def prmbench_table(
+  solutions: list[Called], originals: dict[str, Bool[ArrayLike, " T"]]
+) -> PrmbenchTable:
+  """PRMBench's numbers: overall, of each class, and means over classes.
+
+      overall    = PRM-Score of the steps of all solutions together
+      class      = PRM-Score of its steps; of `multi_solutions` F1 alone
+      simplicity = (redundency + circular) / 2, the others alike
+
+  A mean is nan where one of its classes has no solution; overall is of what is
+  given. Of solutions with one class and problem the first counts, the others
+  are duplicates of the public files. Scores are not yet cut at 0, as its tables
+  are.
+
+  Source: Song et al. 2025 (PRMBench), arXiv:2501.03124, as its public code
+  does it: solutions without a wrong step have no part in `first_error`, and in
+  `similarity` none whose original has no step that is called valid.
+
+  Args:
+    solutions: the modified ones. Where a model says as well which steps are
+      redundant, `valid` is "not redundant" in the two classes of simplicity.
+    originals: problem -> valid steps of the solution before it was changed,
+      of those that were scored. They enter `similarity` alone.
+
+  Raises:
+    ValueError: no solution, a class that is none, one without steps; valid or
+      right as of `prm_score`.
+
+  Example:
+    >>> called = Called("circular", "0", [True, False], [True, False])
+    >>> table = prmbench_table([called], {"0": [True, True]})
+    >>> print(table.overall.score, table.overall.similarity)
+    1.0 0.5
+  """
+  known = [name for names in PRMBENCH.values() for name in names]
+  for problem, valid in originals.items():
+    _check_called(f"original of {problem!r}", valid, valid)
+  once = {}
+  for n, one in enumerate(solutions):
+    if one.name not in known:
+      raise UserError(
+        f"prmbench_table: class {one.name!r} of solution {n} is not known. "
+        f"Known: {known}."
+      )
+    valid, right = _check_called(f"solution {n}", one.valid, one.right)
+    if valid.ndim != 1 or not len(valid):
+      raise UserError(
+        f"prmbench_table: expected one step or more in a row, got "
+        f"{valid.shape} for solution {n}."
+      )
+    one = one._replace(valid=valid, right=right)
+    once.setdefault((one.name, one.problem), one)
+  if not once:
+    raise UserError("prmbench_table: expected one solution or more, got none.")
+  classes = {}
+  for name in known:
+    if own := [one for one in once.values() if one.name == name]:
+      found = _prmbench_numbers(own, originals)
+      if name == NO_WRONG_STEP:
+        found = found._replace(score=found.f1)
+      classes[name] = found
+  scores = {name: found.score for name, found in classes.items()}
+  means = {
+    mean: float(np.mean([scores.get(name, np.nan) for name in names]))
+    for mean, names in PRMBENCH.items()
+  }
+  overall = _prmbench_numbers(list(once.values()), originals)
+  return PrmbenchTable(overall, means, classes)
+
+
+def _prmbench_numbers(solutions, originals) -> PrmbenchNumbers:
+  valid = np.concatenate([one.valid for one in solutions])
+  right = np.concatenate([one.right for one in solutions])
+  first = [
+    not one.valid[one.right.argmin()]
+    for one in solutions
+    if not one.right.all()
+  ]
+  moved = [
+    abs(one.valid.mean() - np.mean(originals[one.problem]))
+    for one in solutions
+    if np.any(originals.get(one.problem, False))
+  ]
+  shares = (valid[right], ~valid[~right], valid == right, first, moved)
+  return PrmbenchNumbers(
+    len(solutions), *prm_score(valid, right), *map(_mean, shares)
+  )
 
 
 def best_prm_threshold(
@@ -229,6 +357,21 @@ def best_prm_threshold(
 
 def _first_nan(scores) -> int:
   return int(np.isnan(scores).argmax())
+
+
+def _check_called(name, valid, right):
+  """The two as arrays; ValueError unless boolean and of one shape."""
+  valid, right = np.asarray(valid), np.asarray(right)
+  if (valid.shape, valid.dtype, right.dtype) != (right.shape, bool, bool):
+    raise ValueError(
+      f"{name}: expected boolean valid and right of one shape, got "
+      f"{valid.dtype} {valid.shape} and {right.dtype} {right.shape}."
+    )
+  return valid, right
+
+
+def _mean(values) -> float:
+  return float(np.mean(values)) if len(values) else float("nan")
 
 
 def _ratio(a, b) -> float:

@@ -7,7 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
-from rm_jax import RewardModel
+from rm_jax import RewardModel, scoring
+from rm_jax.data.asked import asked_steps
 from rm_jax.data.loader import tokenize_records
 from rm_jax.data.pack import grow
 from rm_jax.data.plan import demand
@@ -269,6 +270,68 @@ def test_a_step_sees_what_comes_before_it_only(model):
   other = model.score_steps(PROMPT, [*STEPS[:2], "Nobody knows ."])
   np.testing.assert_allclose(other[:2], whole[:2], **CLOSE)
   assert abs(other[2] - whole[2]) > 1e-4
+
+
+@pytest.fixture
+def batches(monkeypatch):
+  """Every batch that is given to a compiled forward pass, in order."""
+  given, compiled = [], scoring._compiled
+
+  def recording(*spec):
+    run = compiled(*spec)
+
+    def evaluate(params, frozen, batch):
+      given.append(batch)
+      return run(params, frozen, batch)
+
+    return evaluate
+
+  monkeypatch.setattr(scoring, "_compiled", recording)
+  return given
+
+
+def conversation(model, *steps) -> list:
+  """Token ids of PROMPT and one answer, without the newline after it."""
+  turns = [
+    {"role": "user", "content": PROMPT},
+    {"role": "assistant", "content": "\n".join(steps)},
+  ]
+  return model.tokenizer.apply_chat_template(
+    turns, tokenize=True, return_dict=False
+  )[:-1]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_all_steps_are_scored_in_one_forward_over_each_token_once(
+  model, batches, count
+):
+  # Wrong: a forward pass for each prefix, or every prefix in a row or a branch
+  # of its own. Both give the same scores.
+  steps = STEPS[:count]
+  assert model.score_steps(PROMPT, steps).shape == (count,)
+  (batch,) = batches
+  assert batch.tokens.shape[:2] == (1, 1)  # one block of one row
+  real = batch.group_ids > 0
+  # In the order of the text: nothing missing, nothing twice.
+  assert batch.tokens[real].tolist() == conversation(model, *steps)
+  assert batch.score_where.sum() == count
+
+
+def test_solutions_of_one_prompt_encode_what_they_share_once(model, batches):
+  # Wrong: the prompt, or a first step that both have, once for each solution.
+  solutions = [STEPS, [STEPS[0], "Nobody knows ."]]
+  records = [asked_steps(PROMPT, steps) for steps in solutions]
+  both = records[0]._replace(
+    completions=tuple(r.completions[0] for r in records),
+    step_ends=tuple(r.step_ends[0] for r in records),
+  )
+  (got,) = model.score_each([both], pooling="step_ends")
+  assert [len(slots) for slots in got.slots] == [3, 2]
+  (batch,) = batches
+  paths = [conversation(model, *steps) for steps in solutions]
+  prefixes = {tuple(p[: n + 1]) for p in paths for n in range(len(p))}
+  assert (batch.group_ids > 0).sum() == len(prefixes)
+  assert len(prefixes) < sum(map(len, paths))
 
 
 def test_steps_of_a_model_that_pools_by_mean_are_its_steps(model):

@@ -173,6 +173,57 @@ def test_prm800k_samples(rm_data):
 LABEL_OF = {1: 1.0, 0: 0.5, -1: 0.0}
 
 
+def walk(steps) -> tuple:
+  """What a labeller of PRM800K saw, from the raw steps alone.
+
+  Returns (the whole path, per step a list of (all that was read, label,
+  whether the path goes on from it)).
+  """
+  path, seen = [], []
+  for step in steps:
+    written, human = step["completions"] or [], step["human_completion"]
+    contexts = ["\n".join([*path, c["text"]]) for c in written]
+    if human is not None:
+      path.append(human["text"])
+    elif written:  # a last step may have no choice: its first
+      path.append(written[step["chosen_completion"] or 0]["text"])
+    taken = "\n".join(path)
+    seen.append(
+      [
+        (context, LABEL_OF[c["rating"]], context == taken)
+        for context, c in zip(contexts, written, strict=True)
+      ]
+    )
+  return "\n".join(path), seen
+
+
+def test_prm800k_samples_have_no_context_that_nobody_saw(rm_data):
+  # Catches: a fork behind another alternative, of its step or of an earlier
+  # one; a step left out or chosen that was not; a fork that goes on; a label on
+  # another text than it was given to.
+  path = rm_data / "openr_samples/samples_prm800k.jsonl"
+  records, _ = count(path)
+  rows = [r for r in raw(path) if not r["is_initial_screening_question"]]
+  early = 0
+  for record, row in zip(records, rows, strict=True):
+    whole, seen = walk(row["label"]["steps"])
+    trunk, *forks = record.completions
+    assert trunk == whole
+    alternatives = [[c for c, _, on in step if not on] for step in seen]
+    assert forks == [context for step in alternatives for context in step]
+    got = [
+      (completion[: ends[i]], label)
+      for completion, ends, marks in zip(
+        record.completions, record.step_ends, told(record), strict=True
+      )
+      for i, label in marks
+    ]
+    judged = [(context, label) for step in seen for context, label, _ in step]
+    assert sorted(got) == sorted(judged)
+    early += sum(map(len, alternatives[: len(record.step_ends[0]) - 1]))
+  assert early == 5 + 6  # the path goes on after them: they could be taken in
+
+
 def test_math_aps_list_sample(rm_data):
   path = rm_data / "openr_samples/samples_math-aps.jsonl.gz"
   records, reasons = count(path)
