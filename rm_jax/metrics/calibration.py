@@ -21,6 +21,9 @@ def calibration_error(
       ECE = sum over bins b of W_b / W |mean_b(probability) - mean_b(label)|
 
   Bin k of B holds probabilities in ((k - 1)/B, k/B]; 0 belongs to the first.
+  Where every comparison is entered in both orders, as p with label 1 and 1 - p
+  with label 0, an odd B has a middle bin in which they cancel: comparisons with
+  |p - 1/2| < 1/(2 B) add nothing, right or wrong.
 
   Source: Guo et al. 2017, arXiv:1706.04599, Eq. (3), 15 bins; there for the
   confidence of the predicted class, here for the probability of label 1.
