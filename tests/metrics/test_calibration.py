@@ -46,6 +46,16 @@ def test_calibration_error_puts_edges_in_the_lower_bin():
   assert metrics.calibration_error([0.5] * 4, [1, 0, 0.5, 0.5]) == 0.0
 
 
+def test_the_middle_bin_cannot_see_comparisons_in_both_orders():
+  # As the docstring warns: all of them wrong at 0.47, and an error of 0.
+  p = np.full(10, 0.47)
+  both = np.concatenate([p, 1 - p])
+  labels = np.repeat([1.0, 0.0], 10)
+  assert calibration_error(both, labels) == pytest.approx(0.0)
+  assert calibration_error(both, labels, bins=14) == pytest.approx(0.53)
+  assert brier(both, labels) == pytest.approx(0.53**2)
+
+
 def test_brier_is_the_mean_square():
   # Catches the two-sided form, twice as large, and a sum.
   assert metrics.brier([0.5, 0.5], [1, 0]) == 0.25
