@@ -51,9 +51,9 @@ def test_the_middle_bin_cannot_see_comparisons_in_both_orders():
   p = np.full(10, 0.47)
   both = np.concatenate([p, 1 - p])
   labels = np.repeat([1.0, 0.0], 10)
-  assert calibration_error(both, labels) == pytest.approx(0.0)
-  assert calibration_error(both, labels, bins=14) == pytest.approx(0.53)
-  assert brier(both, labels) == pytest.approx(0.53**2)
+  assert metrics.calibration_error(both, labels) == pytest.approx(0.0)
+  assert metrics.calibration_error(both, labels, bins=14) == pytest.approx(0.53)
+  assert metrics.brier(both, labels) == pytest.approx(0.53**2)
 
 
 def test_brier_is_the_mean_square():
