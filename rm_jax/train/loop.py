@@ -66,7 +66,16 @@ from rm_jax.train.trace import tracing
 from rm_jax.train.utilisation import flop_counter
 from rm_jax.types import LostHost, UserError
 
-LOWER_IS_BETTER = ("loss", "error", "brier")  # parts of metric names
+# Metrics of which the lower value is the better one.
+LOWER_IS_BETTER = (
+  "loss",
+  "squared_error",
+  "constant_squared_error",
+  "calibration_error",
+  "label_calibration_error",
+  "brier",
+  "label_brier",
+)
 PREEMPTED = 75  # exit code: asked to stop, saved, run me again
 
 
@@ -387,6 +396,13 @@ def _metric_name(config, metrics) -> str:
   return name
 
 
+def _lower_is_better(name, tasks) -> bool:
+  """Of a metric [TASK/]METRIC[/TERM or ATTRIBUTE], whatever the others say."""
+  first, _, rest = name.partition("/")
+  own = rest if first in tasks else name
+  return own.partition("/")[0] in LOWER_IS_BETTER
+
+
 def _is_best(workdir, config, metrics) -> bool:
   """Whether the named metric is better than best.json says."""
   name = _metric_name(config, metrics)
@@ -395,7 +411,7 @@ def _is_best(workdir, config, metrics) -> bool:
   best = json.loads(path.read_text()) if path.exists() else {"metric": ""}
   if now is None or best["metric"] != name:
     return now is not None
-  lower = any(word in name for word in LOWER_IS_BETTER)
+  lower = _lower_is_better(name, tuple(config.tasks))
   return now < best["value"] if lower else now > best["value"]
 
 
