@@ -1,5 +1,6 @@
 """What config files may import of ours: the base config, and its checks."""
 
+import math
 import pathlib
 
 from ml_collections import ConfigDict
@@ -386,6 +387,16 @@ def validate(c: ConfigDict) -> None:
       f"config.data.weights={weights!r} must be numbers above 0, "
       f"one for each of the {len(parts)} places of config.data.source."
     )
+  _check_finite(c, "config")
+
+
+def _check_finite(c, name) -> None:
+  """run.json has no word for an infinite number, and no key needs one."""
+  for key, value in c.items():
+    if isinstance(value, ConfigDict):
+      _check_finite(value, f"{name}.{key}")
+    elif isinstance(value, float) and not math.isfinite(value):
+      raise UserError(f"{name}.{key}={value} must be a finite number.")
 
 
 def _check_keys(c, known, name):

@@ -3,7 +3,15 @@
 import pytest
 import tiny_run
 
-from rm_jax.config import CHOICES, NOT_NEGATIVE, POSITIVE, base, get, validate
+from rm_jax.config import (
+  CHOICES,
+  NOT_NEGATIVE,
+  POSITIVE,
+  base,
+  get,
+  task,
+  validate,
+)
 from rm_jax.types import UserError
 
 
@@ -41,6 +49,20 @@ def test_sizes_are_0_or_more(key):
 def test_a_rate_that_is_not_a_number():
   with pytest.raises(UserError, match=r"optim\.lr=nan"):
     validate(config(optim__lr=float("nan")))
+
+
+@pytest.mark.parametrize(
+  "key", ["optim.clip_norm", "loss.gap", "tasks.safety.weight"]
+)
+def test_a_number_that_is_not_finite(key):
+  # Wrong: the run trains and cannot write its run.json.
+  c = config()
+  c.tasks.safety = task()
+  c.tasks.safety.source = "other.jsonl"
+  with c.unlocked():
+    c.update_from_flattened_dict({key: float("inf")})
+  with pytest.raises(UserError, match=rf"config\.{key}=inf must be a finite"):
+    validate(c)
 
 
 @pytest.mark.parametrize(
