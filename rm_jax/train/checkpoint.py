@@ -32,8 +32,8 @@ def write_json(path: pathlib.Path, value) -> None:
     text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False)
   except ValueError as error:
     raise ValueError(
-      f"{path}: expected finite numbers, JSON has no other ({error}). Give null "
-      "in place of a number that is not known."
+      f"{path}: expected finite numbers, JSON has no other ({error}): give "
+      "null for a number that is not known."
     ) from error
   beside = path.with_name(path.name + ".tmp")
   beside.write_text(text + "\n")
