@@ -258,6 +258,8 @@ WITHIN = {
   "optim.eps": (0.0, 1.0),
 }
 
+ADAMW_ONLY = ("optim.b1", "optim.b2", "optim.eps", "optim.momentum_dtype")
+
 
 def get(c: ConfigDict, key: str):
   """The value at a dotted key."""
@@ -314,11 +316,14 @@ def validate(c: ConfigDict) -> None:
       f"{c.train.cache_hidden!r} computes them once. Set dropout to 0 or leave "
       "cache_hidden empty."
     )
-  if (c.optim.name, c.optim.momentum_dtype) == ("adafactor", "bfloat16"):
-    raise UserError(
-      "config.optim.momentum_dtype='bfloat16' is not read by config.optim.name="
-      "'adafactor', which has no first moments. Leave it 'float32'."
-    )
+  for key in ADAMW_ONLY if c.optim.name == "adafactor" else ():
+    default = get(base(), key)
+    if get(c, key) != default:
+      raise UserError(
+        f"config.{key}={get(c, key)!r} is not read by config.optim.name="
+        "'adafactor', which has no first moments and its own decay of the "
+        f"second. Leave it {default!r}."
+      )
   if (c.compute.dtype, c.compute.results) == ("float32", "bfloat16"):
     raise UserError(
       "config.compute.results='bfloat16' rounds what config.compute.dtype="

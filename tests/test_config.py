@@ -111,3 +111,18 @@ def test_unknown_and_missing_keys_are_named():
     UserError, match=r"config\.optim: .*missing keys \['lr'\]"
   ):
     validate(c)
+
+
+@pytest.mark.parametrize(
+  "key, value",
+  [("b1", 0.8), ("b2", 0.999), ("eps", 1e-6), ("momentum_dtype", "bfloat16")],
+)
+def test_what_adafactor_does_not_read(key, value):
+  # Catches: a rate of decay that is set, reported, and read by nothing.
+  changes = {f"optim__{key}": value}
+  assert validate(config(**changes)) is None
+  with pytest.raises(
+    UserError,
+    match=rf"config\.optim\.{key}={value!r} is not read by .*Leave it",
+  ):
+    validate(config(optim__name="adafactor", **changes))

@@ -153,6 +153,18 @@ def test_no_verb_is_a_mistake_that_shows_the_verbs():
       ["experiment", "ouyang2022_instructgpt", "--vmap-seeds", "--preset=lm"],
       "--vmap-seeds with --preset=lm: its jobs train as rm-jax train does, ",
     ),
+    (
+      ["train", "--config=configs/demo.py", "--dry_run", "--trace_steps=x"],
+      "--trace_steps=x is not read with --dry_run, which stops before the",
+    ),
+    (
+      ["report", "experiments", "--run=/nope"],
+      "--run is not read by report experiments, which writes into --folder=exp",
+    ),
+    (
+      ["report", "experiments", "--out=page"],
+      "--out is not read by report experiments, which writes into --folder=exp",
+    ),
     (["report", "runs"], "report 'runs' is not known: give --run=WORKDIR"),
     (
       ["report", "experiments", "--folder=docs"],
