@@ -235,6 +235,7 @@ POSITIVE = (
 
 
 NOT_NEGATIVE = (
+  "seed",
   "compute.unrolled",
   "init.layers",
   "evals.max_groups",

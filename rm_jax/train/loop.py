@@ -33,6 +33,7 @@ from rm_jax.train.init import (
   check_base,
   describe_heads,
   digest,
+  find_tokenizer,
   init_from,
 )
 from rm_jax.train.log import (
@@ -147,7 +148,7 @@ def _train(config, workdir, place, command, saved, stages, trace_steps):
 
   # ---------------------------------------------------------------- model
   # Before the data: its mistakes show in seconds.
-  tokenizer = load_tokenizer(config.init.tokenizer or config.init["from"])
+  tokenizer = load_tokenizer(find_tokenizer(config))
   # Under pmap every device holds all of it, as copies of what is on the host.
   straight = mesh if config.parallel == "pjit" else None
   spec, params = init_from(config, tokenizer, straight)
