@@ -12,6 +12,7 @@ from rm_jax.config import (
   task,
   validate,
 )
+from rm_jax.train.tasks import REGULARIZERS
 from rm_jax.types import UserError
 
 
@@ -25,6 +26,15 @@ def test_the_base_config_lacks_only_the_data():
   c = base()
   c.data.source = "pairs.jsonl"
   assert validate(c) is None
+
+
+def test_nothing_is_dropped_or_added_unless_it_is_asked_for():
+  # Catches: dropout left on, centring at 0.1 that nobody set.
+  c = base()
+  assert c.model.dropout == 0.0
+  for one in (c.loss, task().loss):
+    for key in (*REGULARIZERS, "language_coefficient"):
+      assert one[key] == 0.0, key
 
 
 @pytest.mark.parametrize("key", sorted(CHOICES))

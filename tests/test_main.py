@@ -107,6 +107,13 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
     assert text in done.stdout
 
 
+@pytest.mark.parametrize("verb", ["eval", "score"])
+def test_scores_are_of_float32_unless_it_is_asked_otherwise(verb):
+  # Catches: scores that hang on the batch they were computed in.
+  code, out, _ = rm_jax(verb, "--help")
+  assert code == 0 and "--dtype=float32" in out
+
+
 def test_no_verb_is_a_mistake_that_shows_the_verbs():
   code, out, _ = rm_jax()
   assert code == 2 and "usage: rm-jax VERB" in out
