@@ -7,10 +7,10 @@ import numpy as np
 
 from rm_jax.evals import breakdown
 from rm_jax.evals.runs import Run, Scores
-from rm_jax.evals.score_plots import sigmoid
 from rm_jax.evals.seeds import merge
 from rm_jax.metrics import bootstrap_interval
 from rm_jax.train.evaluate import value
+from rm_jax.train.labels import sigmoid
 
 SEED = 0  # of the bootstraps
 SAME = ("prompt", "group", "chosen", "rejected")  # of the evaluation sets
