@@ -13,7 +13,7 @@ def model() -> ConfigDict:
   """How hidden states become scores."""
   return ConfigDict(
     dict(
-      # scalar, biased_scalar, gain_bias, attributes, bins, steps
+      # scalar, biased_scalar, two_layer, gain_bias, attributes, bins, steps
       head="scalar",
       head_init="zeros",  # the first pairwise loss is log 2
       pooling="last_token",  # every_token, mean, step_ends
