@@ -1,5 +1,6 @@
 """What config files may import of ours: the base config, and its checks."""
 
+import math
 import pathlib
 
 from ml_collections import ConfigDict
@@ -12,7 +13,7 @@ def model() -> ConfigDict:
   """How hidden states become scores."""
   return ConfigDict(
     dict(
-      # scalar, biased_scalar, gain_bias, attributes, bins, steps
+      # scalar, biased_scalar, two_layer, gain_bias, attributes, bins, steps
       head="scalar",
       head_init="zeros",  # the first pairwise loss is log 2
       pooling="last_token",  # every_token, mean, step_ends
@@ -234,6 +235,7 @@ POSITIVE = (
 
 
 NOT_NEGATIVE = (
+  "seed",
   "compute.unrolled",
   "init.layers",
   "evals.max_groups",
@@ -256,6 +258,8 @@ WITHIN = {
   "optim.b2": (0.0, 1.0),
   "optim.eps": (0.0, 1.0),
 }
+
+ADAMW_ONLY = ("optim.b1", "optim.b2", "optim.eps", "optim.momentum_dtype")
 
 
 def get(c: ConfigDict, key: str):
@@ -313,11 +317,14 @@ def validate(c: ConfigDict) -> None:
       f"{c.train.cache_hidden!r} computes them once. Set dropout to 0 or leave "
       "cache_hidden empty."
     )
-  if (c.optim.name, c.optim.momentum_dtype) == ("adafactor", "bfloat16"):
-    raise UserError(
-      "config.optim.momentum_dtype='bfloat16' is not read by config.optim.name="
-      "'adafactor', which has no first moments. Leave it 'float32'."
-    )
+  for key in ADAMW_ONLY if c.optim.name == "adafactor" else ():
+    default = get(base(), key)
+    if get(c, key) != default:
+      raise UserError(
+        f"config.{key}={get(c, key)!r} is not read by config.optim.name="
+        "'adafactor', which has no first moments and its own decay of the "
+        f"second. Leave it {default!r}."
+      )
   if (c.compute.dtype, c.compute.results) == ("float32", "bfloat16"):
     raise UserError(
       "config.compute.results='bfloat16' rounds what config.compute.dtype="
@@ -386,6 +393,16 @@ def validate(c: ConfigDict) -> None:
       f"config.data.weights={weights!r} must be numbers above 0, "
       f"one for each of the {len(parts)} places of config.data.source."
     )
+  _check_finite(c, "config")
+
+
+def _check_finite(c, name) -> None:
+  """run.json has no word for an infinite number, and no key needs one."""
+  for key, value in c.items():
+    if isinstance(value, ConfigDict):
+      _check_finite(value, f"{name}.{key}")
+    elif isinstance(value, float) and not math.isfinite(value):
+      raise UserError(f"{name}.{key}={value} must be a finite number.")
 
 
 def _check_keys(c, known, name):

@@ -6,9 +6,10 @@ ratings, and functions of one comparative strength (0 negligible or unsure, 1
 slightly, 2 better, 3 significantly better).
 
 Functions of ratings are odd in chosen - rejected: where the ratings contradict
-the label the margin is negative, and it is never negative elsewhere. A margin
-is in units of score, so its scale is part of the ablation: on a scale of 1 to 5
-the differences are 0 to 4, and a margin of 3 asks for 95 % confidence.
+the label the margin is negative, and it is never negative elsewhere. Only
+`constant_one` is 1 whatever they say. A margin is in units of score, so its
+scale is part of the ablation: on a scale of 1 to 5 the differences are 0 to 4,
+and a margin of 3 asks for 95 % confidence.
 """
 
 import numpy as np

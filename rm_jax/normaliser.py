@@ -51,7 +51,8 @@ def fit(scores, **known) -> Normaliser:
     UserError: fewer than two scores, or all the same.
   """
   scores = np.asarray(scores, np.float64).reshape(-1)
-  if len(scores) < 2 or not np.std(scores) > 0:
+  # Not the std: that of equal scores is 1e-17 where their mean is rounded.
+  if len(scores) < 2 or not np.ptp(scores) > 0:
     raise UserError(
       f"{known.get('source', 'scores')}: a normaliser needs scores that "
       f"differ, got {len(scores)} of std 0: score more completions."

@@ -47,8 +47,9 @@ class LossSpec:
 
   def __post_init__(self):
     if self.name not in LOSSES:
+      known = sorted(name for name in LOSSES if KIND[name] in SUMS)
       raise UserError(
-        f"config.loss.name={self.name!r} is not known. Known: {sorted(LOSSES)}."
+        f"config.loss.name={self.name!r} is not known. Known: {known}."
       )
     if KIND[self.name] not in SUMS:
       raise UserError(

@@ -3,7 +3,16 @@
 import pytest
 import tiny_run
 
-from rm_jax.config import CHOICES, NOT_NEGATIVE, POSITIVE, base, get, validate
+from rm_jax.config import (
+  CHOICES,
+  NOT_NEGATIVE,
+  POSITIVE,
+  base,
+  get,
+  task,
+  validate,
+)
+from rm_jax.train.tasks import REGULARIZERS
 from rm_jax.types import UserError
 
 
@@ -17,6 +26,15 @@ def test_the_base_config_lacks_only_the_data():
   c = base()
   c.data.source = "pairs.jsonl"
   assert validate(c) is None
+
+
+def test_nothing_is_dropped_or_added_unless_it_is_asked_for():
+  # Catches: dropout left on, centring at 0.1 that nobody set.
+  c = base()
+  assert c.model.dropout == 0.0
+  for one in (c.loss, task().loss):
+    for key in (*REGULARIZERS, "language_coefficient"):
+      assert one[key] == 0.0, key
 
 
 @pytest.mark.parametrize("key", sorted(CHOICES))
@@ -41,6 +59,20 @@ def test_sizes_are_0_or_more(key):
 def test_a_rate_that_is_not_a_number():
   with pytest.raises(UserError, match=r"optim\.lr=nan"):
     validate(config(optim__lr=float("nan")))
+
+
+@pytest.mark.parametrize(
+  "key", ["optim.clip_norm", "loss.gap", "tasks.safety.weight"]
+)
+def test_a_number_that_is_not_finite(key):
+  # Wrong: the run trains and cannot write its run.json.
+  c = config()
+  c.tasks.safety = task()
+  c.tasks.safety.source = "other.jsonl"
+  with c.unlocked():
+    c.update_from_flattened_dict({key: float("inf")})
+  with pytest.raises(UserError, match=rf"config\.{key}=inf must be a finite"):
+    validate(c)
 
 
 @pytest.mark.parametrize(
@@ -89,3 +121,18 @@ def test_unknown_and_missing_keys_are_named():
     UserError, match=r"config\.optim: .*missing keys \['lr'\]"
   ):
     validate(c)
+
+
+@pytest.mark.parametrize(
+  "key, value",
+  [("b1", 0.8), ("b2", 0.999), ("eps", 1e-6), ("momentum_dtype", "bfloat16")],
+)
+def test_what_adafactor_does_not_read(key, value):
+  # Catches: a rate of decay that is set, reported, and read by nothing.
+  changes = {f"optim__{key}": value}
+  assert validate(config(**changes)) is None
+  with pytest.raises(
+    UserError,
+    match=rf"config\.optim\.{key}={value!r} is not read by .*Leave it",
+  ):
+    validate(config(optim__name="adafactor", **changes))

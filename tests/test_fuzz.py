@@ -94,8 +94,6 @@ NUMBERS = [
   for key, value in LEAVES.items()
   if isinstance(value, int | float) and not isinstance(value, bool)
 ]
-# Negative is a value like any other here.
-SIGNED = ("seed",)
 # Strings that can be checked without a model or a file: the known values, and
 # names of tables in the package.
 NAMES = [
@@ -148,8 +146,7 @@ def test_a_value_of_another_type(refused, config, key):
 
 @pytest.mark.parametrize(
   "key, value",
-  [(k, "nan") for k in NUMBERS]
-  + [(k, "-7") for k in NUMBERS if k not in SIGNED],
+  [(k, "nan") for k in NUMBERS] + [(k, "-7") for k in NUMBERS],
 )
 def test_a_number_out_of_range(refused, config, key, value):
   # Catches a run that starts with a negative share or a rate that is no number,

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
 
 import pytest
 
+from rm_jax.data.catalogue import FORMATS
 from rm_jax.verbs import VERBS
 from tests import tiny_run, trained
 
@@ -91,6 +93,9 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
     assert f"  {name:12}{summary}" in done.stdout
     assert f"rm-jax {name}: {summary}" in done.stdout
     assert f"  rm-jax {name} " in done.stdout  # an example to copy
+  # Catches: a list of --kind that is typed by hand and lacks what came later.
+  kinds = set(re.findall(r"(\w+)[,;]", done.stdout))
+  assert set(FORMATS) <= kinds, set(FORMATS) - kinds
   for text in (
     "--config.optim.lr=1e-05",
     "--dtype=float32",
@@ -100,6 +105,13 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
     "75 preempted and saved",
   ):
     assert text in done.stdout
+
+
+@pytest.mark.parametrize("verb", ["eval", "score"])
+def test_scores_are_of_float32_unless_it_is_asked_otherwise(verb):
+  # Catches: scores that hang on the batch they were computed in.
+  code, out, _ = rm_jax(verb, "--help")
+  assert code == 0 and "--dtype=float32" in out
 
 
 def test_no_verb_is_a_mistake_that_shows_the_verbs():
@@ -125,8 +137,12 @@ def test_no_verb_is_a_mistake_that_shows_the_verbs():
       "flag --config.seed=one: invalid literal for int()",
     ),
     (
-      ["train", "--config=configs/none.py", "--workdir=x"],
-      "[Errno 2] No such file or directory: ",
+      ["train", "--config=configs/none.py:big", "--workdir=x"],
+      "--config=configs/none.py:big: no such file. Name a config file, such as",
+    ),
+    (
+      ["train", "--config=configs/demo.py", "--config.seed=-1", "--workdir=x"],
+      "config.seed=-1 must be 0 or more.",
     ),
     (["score", "--modle=x"], "Unknown command line flag 'modle'"),
     (["score", "model=x"], "unexpected argument 'model=x': flags are --key="),
@@ -153,6 +169,18 @@ def test_no_verb_is_a_mistake_that_shows_the_verbs():
       ["experiment", "ouyang2022_instructgpt", "--vmap-seeds", "--preset=lm"],
       "--vmap-seeds with --preset=lm: its jobs train as rm-jax train does, ",
     ),
+    (
+      ["train", "--config=configs/demo.py", "--dry_run", "--trace_steps=x"],
+      "--trace_steps=x is not read with --dry_run, which stops before the",
+    ),
+    (
+      ["report", "experiments", "--run=/nope"],
+      "--run is not read by report experiments, which writes into --folder=exp",
+    ),
+    (
+      ["report", "experiments", "--out=page"],
+      "--out is not read by report experiments, which writes into --folder=exp",
+    ),
     (["report", "runs"], "report 'runs' is not known: give --run=WORKDIR"),
     (
       ["report", "experiments", "--folder=docs"],
@@ -178,6 +206,17 @@ def test_a_mistake_in_the_config_file_is_one_line(tmp_path, body, want):
   path = tmp_path / "mine.py"
   path.write_text(body + "\n")
   assert want in mistake("train", f"--config={path}", "--workdir=x")
+
+
+def test_a_config_file_that_returns_nothing(tmp_path):
+  # Catches: "--config is missing", of a flag that was given.
+  path = tmp_path / "mine.py"
+  path.write_text("def get_config():\n  pass\n")
+  code, _, err = rm_jax("train", f"--config={path}", "--workdir=x")
+  assert code == 2  # ml_collections has a line of its own, before ours
+  assert err.splitlines()[-1].startswith(
+    f"rm-jax: error: {path}: expected get_config to return a config, got None"
+  )
 
 
 def test_a_bad_value_is_found_before_the_data_are_read(tmp_path):

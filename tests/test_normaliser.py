@@ -27,6 +27,13 @@ def workdir(tmp_path_factory):
   return copy
 
 
+@pytest.mark.parametrize("scores", [[], [1.0], [0.1] * 3, [0.7] * 10])
+def test_scores_that_are_all_the_same_have_no_normaliser(scores):
+  # Catches: std > 0, which is 1e-17 of three scores of 0.1: rewards of 1e16.
+  with pytest.raises(UserError, match=r"samples: .*differ, got \d+ of std 0"):
+    fit(scores, source="samples")
+
+
 def samples(folder, seed=0, count=7):
   """Two completions of each of some prompts, as a policy's samples are kept."""
   rng = np.random.default_rng(seed)

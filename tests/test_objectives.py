@@ -4,6 +4,7 @@ Catches: a mean of micro-batch means, a weight used twice or not at all, NaN
 from what has no weight, a NaN weight that silently makes the loss 0.
 """
 
+import ast
 import functools
 import math
 
@@ -301,3 +302,13 @@ def test_what_fits_is_taken():
   assert fits(head="steps", pooling="step_ends") is None
   fits = functools.partial(check_fit, LossSpec("outcome_cross_entropy", 0.0))
   assert fits(head="biased_scalar", pooling="mean") is None
+
+
+def test_an_unknown_loss_lists_those_that_train():
+  # Catches: names that the next line refuses, such as centering.
+  with pytest.raises(UserError, match="'btt' is not known") as refused:
+    LossSpec("btt", 0.0)
+  known = ast.literal_eval(str(refused.value).partition("Known: ")[2][:-1])
+  assert "hinge" in known and "centering" not in known
+  for name in known:
+    LossSpec(name, 0.0)

@@ -15,6 +15,7 @@ from rm_jax.data.catalogue import format_table
 from rm_jax.evals import arms, seeds
 from rm_jax.losses import KIND, LOSSES
 from rm_jax.margins import MARGINS
+from rm_jax.models.families import READERS
 from rm_jax.objectives import SUMS
 from rm_jax.train.tasks import read_tasks
 from rm_jax.verbs import VERBS
@@ -66,6 +67,15 @@ def test_numbers_of_losses_and_margins():
   losses = sum(KIND[n] in SUMS for n in LOSSES)
   assert f"`config.loss.name` is one of {losses}:" in README
   assert "one of fifteen:" in README and len(MARGINS) == 15
+
+
+def test_the_number_of_families_is_that_of_their_page():
+  text = (ROOT / "docs/families.md").read_text()
+  table = re.search(r"\| family \|.*?\n\n", text, re.DOTALL)[0]
+  rows = re.findall(r"^\| [^|]+ \| (`[^|]+`) \|", table, re.MULTILINE)[1:]
+  assert "safetensors of thirteen families" in README and len(rows) == 13
+  types = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+  assert types == set(READERS) | {"gemma3"}  # whose text half is gemma3_text
 
 
 def test_pictures_and_links_exist():

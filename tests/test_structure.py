@@ -33,7 +33,6 @@ CORE = MODEL | {
   "data",
   "objectives",
   "reward_model",
-  "ensembles",
 }
 
 # part of rm_jax -> the parts it may import; a part may import itself. A part
@@ -57,7 +56,6 @@ ARROWS = {
   "kernels": MODEL,
   "data": {"types", "places", "gguf_file", "margins"},
   "reward_model": MODEL,
-  "ensembles": MODEL | {"reward_model"},
   "objectives": MODEL | {"losses", "metrics", "reward_model"},
   "train": CORE | {"chips"},
   "evals": CORE | {"inference", "normaliser", "train"},

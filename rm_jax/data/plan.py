@@ -13,7 +13,6 @@ import numpy as np
 from rm_jax.data.pack import Geometry, Piece, Place
 from rm_jax.types import UserError
 
-BATCHES = ("groups", "rows")
 MOST_ROW_COUNTS = 3  # compiled train steps of a run
 PATIENCE = 8  # groups that may miss before a step of fixed rows is closed
 

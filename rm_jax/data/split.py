@@ -38,7 +38,7 @@ def problem_key(record) -> str:
 def is_held_out(record, *, share: float, seed: int, by: str) -> bool:
   """Whether a record is on the held-out side.
 
-      held out  iff  sha256(seed, key) / 2^256 < share
+      held out  iff  (first 8 bytes of sha256("seed:key")) / 2^64 < share
 
   The side of a record does not depend on the other records, their order or
   number; `share` is met in expectation over keys, not exactly.

@@ -7,9 +7,10 @@ import numpy as np
 
 from rm_jax.evals import breakdown
 from rm_jax.evals.runs import Run, Scores
-from rm_jax.evals.score_plots import sigmoid
 from rm_jax.evals.seeds import merge
 from rm_jax.metrics import bootstrap_interval
+from rm_jax.train.evaluate import value
+from rm_jax.train.labels import sigmoid
 
 SEED = 0  # of the bootstraps
 SAME = ("prompt", "group", "chosen", "rejected")  # of the evaluation sets
@@ -174,7 +175,7 @@ def comparison_results(arms: dict[str, Arm], paired: dict) -> dict:
     for metric, d in differences.items():
       n = arms[name].results["metrics"][metric]["n"]
       key = f"{name} less {start}/{metric}"
-      metrics[key] = dict(d._asdict(), n=n, seeds=seeds)
+      metrics[key] = value(*d, n) | {"seeds": seeds}
   runs = [run for arm in arms.values() for run in arm.runs.values()]
   return {
     "schema": first["schema"],

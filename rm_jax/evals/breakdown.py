@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 
 from rm_jax.evals.runs import Scores
-from rm_jax.evals.score_plots import sigmoid
 from rm_jax.metrics import (
   accuracy,
   best_of_n,
@@ -19,6 +18,7 @@ from rm_jax.metrics import (
   fit_temperature,
   kendall_tau,
 )
+from rm_jax.train.labels import sigmoid
 
 SEED = 0  # of the bootstraps
 MOST_STRENGTHS = 8  # more values than that are read as parts of a range

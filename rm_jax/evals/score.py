@@ -74,7 +74,7 @@ def score_file(
 
   Raises:
     UserError: no such model, file or kind; OUTPUT exists and is not of this
-      command: the model or the input is another one.
+      command: the model or the input is another one; every row was rejected.
   """
   input, output = pathlib.Path(input), pathlib.Path(output)
   file = find_input(input, kind)
@@ -93,6 +93,8 @@ def score_file(
   done = find_progress(paths, begun)
   again = "complete already: " if done["complete"] else ""
   done = score_lines(reward_model, file, paths, done, total=lines)
+  if not done["scored"]:
+    raise UserError(none_scored(file, done["rejected"], [paths.rejects]))
   text = again + _summary(paths, done)
   if fit_normaliser:
     counts = dict(rows=done["scored"], rejected=done["rejected"])
@@ -101,6 +103,17 @@ def score_file(
     )
     text += f"\n{told}"
   return text
+
+
+def none_scored(file, rejected: int, rejects: list[pathlib.Path]) -> str:
+  """What is said of an input of which nothing can be scored."""
+  lines = [path.read_text("utf-8").partition("\n")[0] for path in rejects]
+  first = next(filter(None, lines), "")
+  why = json.loads(first)["reason"] if first else "there is none"
+  where = rejects[0] if len(rejects) == 1 else rejects[0].parent
+  return (
+    f"{file}: none of {rejected} rows can be scored. First: {why}. See {where}."
+  )
 
 
 def find_input(input: pathlib.Path, kind: str) -> pathlib.Path:

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rm_jax.evals import canvas
+from rm_jax.train.labels import sigmoid
 from rm_jax.types import ArrayLike, UserError
 
 BINS = 15  # of the reliability curve, as in metrics.calibration_error
@@ -241,12 +242,6 @@ def score_by_length(
   axes.set_ylabel("score (head output)")
   axes.grid(alpha=0.3)
   canvas.write(figure, path)
-
-
-def sigmoid(score_diff: np.ndarray) -> np.ndarray:
-  """1 / (1 + exp(-d)) that overflows nowhere; 1 - it is that of -d, exactly."""
-  small = np.exp(-np.abs(score_diff))
-  return np.where(score_diff >= 0, 1.0, small) / (1.0 + small)
 
 
 def _odds(score_diff: np.ndarray) -> Bins:

@@ -13,10 +13,10 @@ from rm_jax.evals.breakdown import credit_of, gold_credit_of
 from rm_jax.evals.runs import read_labels, read_scores
 from rm_jax.metrics import accuracy, bootstrap_interval
 from rm_jax.train.checkpoint import write_json
+from rm_jax.train.evaluate import value
 from rm_jax.train.labels import label_credits
 from rm_jax.types import UserError
 
-COMPARED = ("accuracy", "length_only_accuracy", "accuracy_over_length")
 SAME = ("chosen", "rejected", "prompt", "length")  # of the evaluation sets
 
 
@@ -58,17 +58,13 @@ def merge(workdirs: list[pathlib.Path]) -> dict:
   for name, entry in runs[0]["metrics"].items():
     values = [v[name] for v in per_seed.values()]
     mean = None if None in values else float(np.mean(values))
-    metrics[name] = {
-      "value": mean,
-      "low": None,
-      "high": None,
-      "n": entry["n"],
-      "seeds": seeds,
-    }
+    metrics[name] = value(mean, n=entry["n"]) | {"seeds": seeds}
   credits = _credits(scores, runs) | _label_credits(scores, labels)
   for name, credit in credits.items():
     low, high = bootstrap_interval(credit[0], groups=credit[1], seed=0)
-    metrics[name] |= {"low": low, "high": high}
+    # One prompt has no interval: null, as in results.json of one run.
+    found = metrics[name]
+    metrics[name] |= value(found["value"], low, high, found["n"])
   first = runs[0]
   return first | {
     "command": [run["command"] for run in runs],

@@ -18,7 +18,13 @@ import numpy as np
 
 from rm_jax.data.sources import read_rows
 from rm_jax.evals.output import Paths, digest_file, find_progress
-from rm_jax.evals.score import CHUNK_ROWS, begin, find_input, score_lines
+from rm_jax.evals.score import (
+  CHUNK_ROWS,
+  begin,
+  find_input,
+  none_scored,
+  score_lines,
+)
 from rm_jax.inference import RewardModel
 from rm_jax.train import board, hosts
 from rm_jax.train.results import commit, versions
@@ -75,6 +81,9 @@ def score_shards(
     for index in range(jax.process_index(), shards, jax.process_count())
   ]
   scored, rejected = np.sum(_of_all(own, folder), axis=0)
+  if not scored:
+    every = sorted(folder.glob("rejects-*.jsonl"))
+    raise UserError(none_scored(file, rejected, every))
   return (
     f"{scored} rows scored into {shards} shards in {folder}, {rejected} "
     "rejected"

@@ -266,7 +266,9 @@ def _of_run(run, title) -> Measured:
   path = run.workdir / "metrics.jsonl"
   lines = path.read_text().splitlines() if path.is_file() else []
   for row in map(json.loads, lines):
-    if row["step"] == run.step and "eval/loss" in row:
+    # Not eval/loss: a run of several terms logs each, one of tasks each task's.
+    evaluated = any(key.startswith("eval/") for key in row)
+    if row["step"] == run.step and evaluated:
       told = f"On {held_out}, at train step {run.step}. Ties count one half."
       return Measured(title, _from_row(row), told)
   told = f"The checkpoint of train step {run.step} was not evaluated."

@@ -75,11 +75,14 @@ def export(
     results: results.json files of rm-jax eval for the card.
   """
   _check(place, out, average, architecture, dtype)
+  language = not average and _is_language_model(place)
+  if language or architecture == "causal":
+    _check_unread(task=task, results=results)
   how = dict(
     architecture=architecture, dtype=dtype, max_shard_bytes=max_shard_bytes
   )
   out = pathlib.Path(out)
-  if not average and _is_language_model(place):
+  if language:
     write = functools.partial(_export_base, place, **how)
   else:
     source = _open(place, average)
@@ -137,6 +140,17 @@ def _check(place, out, average, architecture, dtype):
       f"--out={out}: expected an empty or a new folder, got one that holds "
       "something: choose another, or remove it"
     )
+
+
+def _check_unread(**given):
+  """A language model has no reward head to pick, and no model card."""
+  for name, value in given.items():
+    if value:
+      text = ",".join(map(str, value)) if name == "results" else value
+      raise UserError(
+        f"--{name}={text} is not read where a language model is written, which "
+        "has neither a reward head nor a model card. Leave it out."
+      )
 
 
 def _is_language_model(place) -> bool:

@@ -92,14 +92,14 @@ def plackett_luce_top(
 
   Raises:
     ValueError: the shapes differ, or `where` holds weights.
-    UserError: `top` < 1.
+    UserError: `top` < 1, or NaN.
 
   Example:
     >>> scores = jnp.array([2.0, 1.0, 0.0])
     >>> print(f"{plackett_luce_top(scores, jnp.arange(3), True, top=1):.4f}")
     0.4076
   """
-  if top < 1:
+  if not top >= 1:  # NaN, too
     raise UserError(
       f"plackett_luce_top: expected top >= 1, got {top}. With no choice to "
       "explain the loss is always 0: leave the loss out instead."

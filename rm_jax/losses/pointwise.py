@@ -118,12 +118,14 @@ def hl_gauss(
   arXiv:2403.03950 (HL-Gauss), whose sigma is 0.75 times the step.
 
   Args:
-    sigma: standard deviation in the units of the labels, not in bins.
+    sigma: standard deviation in the units of the labels, not in bins; at most
+      c_M - c_1. Of a wider one all bins get the same, and where it is very wide
+      their masses round to 0 in float32, which is 0 / 0.
 
   Raises:
     ValueError: the shapes do not fit, the centers are not ascending at equal
       distances.
-    UserError: sigma is not positive.
+    UserError: sigma is not above 0, or more than c_M - c_1.
 
   Example:
     >>> logits = jnp.array([0.0, 1.0, 2.0])
@@ -136,7 +138,16 @@ def hl_gauss(
       f"hl_gauss: expected sigma > 0, got {sigma}. It is in units of the "
       "labels; 0.75 times the distance of two centers is usual."
     )
+  given = centers
   logits, labels, centers = _on_centers("hl_gauss", logits, labels, centers)
+  if not any(isinstance(x, jax.core.Tracer) for x in (sigma, given)):
+    widest = np.ptp(np.asarray(given, np.float64))
+    if not sigma <= widest * (1 + 1e-6):  # 0.7 - 0.4 is not 0.3
+      raise UserError(
+        f"hl_gauss: expected sigma <= {widest:g}, the last center less the "
+        f"first, got {sigma}: every label would have the same target. 0.75 "
+        "times the distance of two centers is usual."
+      )
   step = (centers[-1] - centers[0]) / (centers.size - 1)
   offsets = _along(centers, logits) - labels[..., None]
   below = jax.scipy.special.ndtr((offsets - step / 2) / sigma)

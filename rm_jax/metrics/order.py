@@ -95,8 +95,8 @@ def kendall_tau(
   Source: Kendall 1945.
 
   Raises:
-    ValueError: the shapes differ, `where` is not boolean, or the score of a
-      real item is NaN.
+    ValueError: the shapes differ, `where` is not boolean, or the score or the
+      rank of a real item is NaN.
 
   Example:
     >>> print(f"{kendall_tau([3.0, 1.0, 2.0], [0, 1, 2], [True] * 3):.4f}")
@@ -111,7 +111,7 @@ def kendall_tau(
     )
   # Before the check for NaN: padding may hold anything.
   (scores,) = numbers("kendall_tau", scores=np.where(where, scores, 0.0))
-  ranks = np.where(where, ranks, 0)
+  (ranks,) = numbers("kendall_tau", ranks=np.where(where, ranks, 0))
   # By comparison, not by sign of a difference: inf - inf is NaN.
   higher = _exceeds(scores) - _exceeds(scores).swapaxes(-1, -2)
   better = _exceeds(ranks).swapaxes(-1, -2) - _exceeds(ranks)

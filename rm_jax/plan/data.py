@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from rm_jax.data.plan import Plan
 from rm_jax.data.tokenizers import load_tokenizer
+from rm_jax.train.init import find_tokenizer
 from rm_jax.train.sets import Sets, load_sets, train_plan
 from rm_jax.train.tasks import read_tasks
 
@@ -38,7 +39,7 @@ def pack_data(config) -> Packed:
   Raises:
     UserError: whatever a run of it would say about its data.
   """
-  tokenizer = load_tokenizer(config.init.tokenizer or config.init["from"])
+  tokenizer = load_tokenizer(find_tokenizer(config))
   tasks = read_tasks(config)
   with tempfile.TemporaryDirectory() as folder:
     sets = load_sets(config, tokenizer, tasks, pathlib.Path(folder))

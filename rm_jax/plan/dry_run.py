@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from rm_jax.plan.data import pack_data
-from rm_jax.plan.memory import state_parts
+from rm_jax.plan.memory import STREAMS, state_parts
 from rm_jax.plan.shapes import step_shapes
 from rm_jax.train.log import summary
 
@@ -63,11 +63,13 @@ def _plan_lines(packed) -> list[str]:
 
 
 def _memory_lines(shapes, memory) -> list[str]:
-  parts = [
-    f"{name} {size / MIB:,.1f}" for name, size in state_parts(shapes).items()
-  ]
+  sizes = state_parts(shapes)
+  parts = [f"{name} {size / MIB:,.1f}" for name, size in sizes.items()]
+  # Arguments that the program does not read (frozen layers whose states are
+  # cached) are no arguments of it, but on the device all the same.
+  held = sum(size for name, size in sizes.items() if name != STREAMS)
   total = (
-    memory.argument_size_in_bytes
+    max(memory.argument_size_in_bytes, held)
     + memory.output_size_in_bytes
     - memory.alias_size_in_bytes
     + memory.temp_size_in_bytes

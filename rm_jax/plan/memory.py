@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from rm_jax.models.sharding import block_sharding
 from rm_jax.plan.shapes import Shapes
 
+STREAMS = "residual streams kept for the way back"  # no argument of a step
+
 
 def state_parts(shapes: Shapes) -> dict[str, int]:
   """{what: bytes of one device} of what has to be there during a step.
@@ -24,7 +26,7 @@ def state_parts(shapes: Shapes) -> dict[str, int]:
   if shapes.frozen:
     parts["frozen parameters"] = _bytes(shapes.frozen, frozen_shards)
   if shapes.spec.remat:
-    parts["residual streams kept for the way back"] = _kept_streams(shapes)
+    parts[STREAMS] = _kept_streams(shapes)
   return parts
 
 

@@ -23,9 +23,20 @@ from rm_jax.types import UserError
 
 
 def write_json(path: pathlib.Path, value) -> None:
-  """Writes a whole file or none: first beside it, then renamed."""
+  """Writes a whole file or none: first beside it, then renamed.
+
+  Raises:
+    ValueError: a number is NaN or infinite.
+  """
+  try:
+    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False)
+  except ValueError as error:
+    raise ValueError(
+      f"{path}: expected finite numbers, JSON has no other ({error}): give "
+      "null for a number that is not known."
+    ) from error
   beside = path.with_name(path.name + ".tmp")
-  beside.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+  beside.write_text(text + "\n")
   os.replace(beside, path)
 
 

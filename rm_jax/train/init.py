@@ -101,13 +101,35 @@ def init_from(config, tokenizer, mesh=None) -> tuple[ModelSpec, dict]:
   return spec, params
 
 
-def _random_shape(source: str, tokenizer) -> DecoderConfig:
-  name = source[len(RANDOM) :]
-  if name not in SIZES:
+def find_tokenizer(config) -> str:
+  """The place of the tokenizer of a run, which is read before all else.
+
+  Raises:
+    UserError: config.init.from is a shape that nobody knows, or a shape alone.
+  """
+  source, place = config.init["from"], config.init.tokenizer
+  if source.startswith(RANDOM):
+    check_random(source)
+    if not place:
+      raise UserError(
+        f"config.init.from={source!r} is a shape without a tokenizer: set "
+        "config.init.tokenizer, such as --config.init.tokenizer=smollm2."
+      )
+  return place or source
+
+
+def check_random(source: str) -> None:
+  """Nothing, if the shape of "random:NAME" is known."""
+  if source.removeprefix(RANDOM) not in SIZES:
     raise UserError(
       f"config.init.from={source!r} is not known. Known after {RANDOM!r}: "
       f"{sorted(SIZES)}."
     )
+
+
+def _random_shape(source: str, tokenizer) -> DecoderConfig:
+  check_random(source)
+  name = source.removeprefix(RANDOM)
   return dataclasses.replace(SIZES[name], vocab_size=len(tokenizer))
 
 
@@ -227,11 +249,17 @@ def describe_heads(config, spec: ModelSpec, params: dict) -> str:
     own = params["tasks"][name] if name else params
     where = f" of task {name}" if name else ""
     kept = config.init.head == "keep" and not name
+    if head.kind == "gain_bias":  # two numbers, no kernel
+      gain, bias = (
+        np.ravel(jax.device_get(own[k]))[0] for k in ("gain", "bias")
+      )
+      origin = f", kept from {config.init['from']}" if kept else ""
+      lines.append(
+        f"head{where}: gain_bias{origin}, gain {gain:.4g} and bias {bias:.4g}"
+      )
+      continue
     if kept:
       origin = f"kept from {config.init['from']}"
-    elif head.kind == "gain_bias":
-      lines.append(f"head{where}: gain_bias, gain 1 and bias 0")
-      continue
     else:
       std = HEAD_INITS[head.init](spec.decoder.width)
       origin = f"{head.init} (std {std:.4g}), seed {config.seed}"

@@ -33,6 +33,7 @@ from rm_jax.train.init import (
   check_base,
   describe_heads,
   digest,
+  find_tokenizer,
   init_from,
 )
 from rm_jax.train.log import (
@@ -66,7 +67,16 @@ from rm_jax.train.trace import tracing
 from rm_jax.train.utilisation import flop_counter
 from rm_jax.types import LostHost, UserError
 
-LOWER_IS_BETTER = ("loss", "error", "brier")  # parts of metric names
+# Metrics of which the lower value is the better one.
+LOWER_IS_BETTER = (
+  "loss",
+  "squared_error",
+  "constant_squared_error",
+  "calibration_error",
+  "label_calibration_error",
+  "brier",
+  "label_brier",
+)
 PREEMPTED = 75  # exit code: asked to stop, saved, run me again
 
 
@@ -138,7 +148,7 @@ def _train(config, workdir, place, command, saved, stages, trace_steps):
 
   # ---------------------------------------------------------------- model
   # Before the data: its mistakes show in seconds.
-  tokenizer = load_tokenizer(config.init.tokenizer or config.init["from"])
+  tokenizer = load_tokenizer(find_tokenizer(config))
   # Under pmap every device holds all of it, as copies of what is on the host.
   straight = mesh if config.parallel == "pjit" else None
   spec, params = init_from(config, tokenizer, straight)
@@ -387,6 +397,13 @@ def _metric_name(config, metrics) -> str:
   return name
 
 
+def _lower_is_better(name, tasks) -> bool:
+  """Of a metric [TASK/]METRIC[/TERM or ATTRIBUTE], whatever the others say."""
+  first, _, rest = name.partition("/")
+  own = rest if first in tasks else name
+  return own.partition("/")[0] in LOWER_IS_BETTER
+
+
 def _is_best(workdir, config, metrics) -> bool:
   """Whether the named metric is better than best.json says."""
   name = _metric_name(config, metrics)
@@ -395,7 +412,7 @@ def _is_best(workdir, config, metrics) -> bool:
   best = json.loads(path.read_text()) if path.exists() else {"metric": ""}
   if now is None or best["metric"] != name:
     return now is not None
-  lower = any(word in name for word in LOWER_IS_BETTER)
+  lower = _lower_is_better(name, tuple(config.tasks))
   return now < best["value"] if lower else now > best["value"]
 
 

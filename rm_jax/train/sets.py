@@ -162,7 +162,7 @@ def _check_sides(config, tasks: list[Task]) -> dict[str, Unread]:
   Raises:
     UserError: a prompt that one task evaluates on trains it or another.
   """
-  train, test, out = set(), {}, {}
+  d, train, test, out = config.data, set(), {}, {}
   for task in tasks:
     name = f"config.tasks.{task.name}" if task.name else "config.data"
     places = [(place, False) for place, _ in task.sources]
@@ -177,11 +177,10 @@ def _check_sides(config, tasks: list[Task]) -> dict[str, Unread]:
           continue
         side = _side_of(config, task, item, evaluation)
         unused += not side
-        if config.data.split_by == "annotator" and not task.eval_source:
-          continue  # sides share prompts, that is what was asked for
         if side == "train":
           train.add(prompt_key(item))
-        elif side == "test":
+        elif side == "test" and (task.eval_source or d.split_by == "prompt"):
+          # A split by annotator shares prompts, that is what was asked for.
           test.setdefault(prompt_key(item), key)
       out[place] = Unread(rejects, total, unused)
   shared = train & test.keys()

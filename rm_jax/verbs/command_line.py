@@ -37,8 +37,8 @@ def parse(argv: list[str], words: tuple) -> list[str]:
   given = [PROGRAM, *sys.argv[2:]]
   try:
     rest = FLAGS(given)
-    if "config" in FLAGS and FLAGS.config is not None:
-      FLAGS.config.to_dict()  # a config file that is missing shows only now
+    if "config" in FLAGS and FLAGS["config"].present:
+      _check_config(FLAGS.config, given)
   except UserError:
     raise
   except SystemExit as error:
@@ -54,9 +54,30 @@ def parse(argv: list[str], words: tuple) -> list[str]:
   return rest[1:]
 
 
+def _check_config(config, argv: list[str]) -> None:
+  if isinstance(config, ConfigDict):
+    config.to_dict()  # a config file that is missing shows only now
+  elif not hasattr(config, "to_dict"):
+    raise UserError(
+      f"{_config_file(argv)}: expected get_config to return a config, got "
+      f"{config!r:.40}: let it return rm_jax.config.base(), changed."
+    )
+
+
+def _config_file(argv: list[str]) -> str:
+  files = [a.partition("=")[2] for a in argv if a.startswith("--config=")]
+  return files[0] if files else "--config"
+
+
 def _explain(error, argv: list[str]) -> str:
   """One line about an exception of absl, ml_collections or a config file."""
   lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+  absent = f"No such file or directory: '{_config_file(argv).split(':')[0]}'"
+  if isinstance(error, OSError) and lines[-1].endswith(absent):
+    return (
+      f"--config={_config_file(argv)}: no such file. Name a config file, such "
+      "as configs/pairwise_hh.py."
+    )
   if isinstance(error, OSError):
     return lines[-1]  # after what ml_collections says about itself
   if isinstance(error, flags.Error):
@@ -78,8 +99,7 @@ def _explain(error, argv: list[str]) -> str:
       f"unknown config key in {asked}.{hint} {PROGRAM} train --help lists the "
       "keys."
     )
-  files = [a.partition("=")[2] for a in argv if a.startswith("--config=")]
-  return f"{files[0]}: {text}" if files else text
+  return f"{_config_file(argv)}: {text}"
 
 
 def _unknown_key(argv: list[str]) -> str:

@@ -45,6 +45,8 @@ def define_folder() -> None:
 
 def define_model() -> None:
   """--model, how it is read, and the records it is for."""
+  from rm_jax.data.catalogue import FORMATS
+
   flags.DEFINE_string(
     "model",
     None,
@@ -68,8 +70,7 @@ def define_model() -> None:
   flags.DEFINE_string(
     "kind",
     "auto",
-    "Record format: pair, ranking, ratings, outcome, steps, unlabelled, "
-    "oasst, gsm8k, prm800k, prmbench; auto recognises it by the fields.",
+    f"Record format: {', '.join(FORMATS)}; auto recognises it by the fields.",
   )
   flags.DEFINE_enum(
     "dtype",

@@ -42,6 +42,12 @@ def define_flags():
 def run(command: str, what: str = "") -> int:
   del command
   if what == "experiments":
+    for name in ("run", "out"):
+      if FLAGS[name].value:
+        raise UserError(
+          f"--{name} is not read by report experiments, which writes into "
+          f"--folder={FLAGS.folder}. Leave out the flag, or the word."
+        )
     from rm_jax.ablation.report import report_experiments
 
     print(report_experiments(pathlib.Path(FLAGS.folder)))

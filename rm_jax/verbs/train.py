@@ -5,6 +5,7 @@ import time
 
 from absl import flags
 
+from rm_jax.types import UserError
 from rm_jax.verbs.flags import FLAGS, define_config, define_distributed, need
 from rm_jax.verbs.start import start_jax
 
@@ -44,6 +45,11 @@ def run(command: str) -> int:
   from rm_jax.config import validate
 
   validate(FLAGS.config)
+  if FLAGS.dry_run and FLAGS.trace_steps:
+    raise UserError(
+      f"--trace_steps={FLAGS.trace_steps} is not read with --dry_run, which "
+      "stops before the first step. Leave out one of the two."
+    )
   if not FLAGS.dry_run:
     need("workdir")
   start_jax(FLAGS.config.compute.compile_cache)

@@ -247,13 +247,13 @@ def test_rejects_of_one_reason_are_one_finding(tmp_path):
   rows = [*CLEAN * 20]
   path = write(tmp_path / "a.jsonl", rows)
   with open(path, "a", encoding="utf-8") as out:
-    out.write('{"prompt": 1\n{"prompt": 1234\n')
+    out.write('{"a" 1}\n{"abcd" 1}\n')
     out.write(json.dumps({**PAIR, "chosen": " "}) + "\n")
   found = survey(read_records(path), root=path)
   rejects = [f for f in text_findings(found) if f.name == "rejects"]
   assert [(f.count, f.total) for f in rejects] == [(2, 123), (1, 123)]
   assert rejects[0].examples == ("a.jsonl:121", "a.jsonl:122")
-  assert "column N" in rejects[0].what
+  assert "column 6:" in rejects[0].what  # the first one's own words
   assert {f.severity for f in rejects} == {"error"}  # 3 of 123 is above 2 %
 
 

@@ -6,13 +6,22 @@ that are not those of results.json.
 """
 
 import json
+import math
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from rm_jax.evals import breakdown
-from rm_jax.evals.arms import arms_of, paired_differences, table
+from rm_jax.evals.arms import (
+  Arm,
+  Difference,
+  arms_of,
+  comparison_results,
+  paired_differences,
+  table,
+)
 from rm_jax.evals.report import report
 from rm_jax.evals.runs import read_run
 from rm_jax.metrics import bootstrap_interval
@@ -64,6 +73,26 @@ def four(tmp_path_factory):
       results["per_seed"] = {str(seed): values}
       (place / "results.json").write_text(json.dumps(results))
   return folder
+
+
+def test_a_difference_without_an_interval_is_null():
+  # Catches: NaN in results.json, which is no JSON.
+  entry = {"value": 0.5, "low": None, "high": None, "n": 7, "seeds": [0]}
+  results = {
+    "schema": 1,
+    "commit": "abc",
+    "device": "a CPU",
+    "versions": {},
+    "seconds": 1.0,
+    "command": "rm-jax train",
+    "metrics": {"accuracy": entry},
+    "per_seed": {"0": {"accuracy": 0.5}},
+  }
+  run = SimpleNamespace(results=results)
+  arms = {name: Arm({f"{name}-0": run}, results) for name in ("one", "two")}
+  paired = {"two": {"accuracy": Difference(0.25, math.nan, math.nan)}}
+  found = comparison_results(arms, paired)["metrics"]
+  assert found["two less one/accuracy"] == entry | {"value": 0.25}
 
 
 NAMES = ("plain-0", "plain-1", "margin-0", "margin-1")

@@ -15,6 +15,7 @@ from rm_jax import RewardModel
 from rm_jax.data.fields import join_steps
 from rm_jax.evals import score
 from rm_jax.evals.score import model_digest, score_file
+from rm_jax.evals.shards import score_shards
 from rm_jax.types import UserError
 from tests import tiny_run, trained
 
@@ -317,8 +318,29 @@ def test_a_score_that_is_not_finite_is_rejected(tmp_path, model, monkeypatch):
   head = {"kernel": model.params["head"]["kernel"] * np.nan}
   broken = dataclasses.replace(model, params=model.params | {"head": head})
   monkeypatch.setattr(RewardModel, "load", lambda x, dtype: broken)
-  _, out, rejects = run(tmp_path, [dict(prompt=PROMPT, completion=FOUR)])
-  assert out == [] and rejects[0]["reason"] == "the score is not finite"
+  with pytest.raises(UserError, match="First: the score is not finite"):
+    run(tmp_path, [dict(prompt=PROMPT, completion=FOUR)])
+  assert read(tmp_path / "out.jsonl") == []
+  (reject,) = read(tmp_path / "out.jsonl.rejects.jsonl")
+  assert reject["reason"] == "the score is not finite"
+
+
+@pytest.mark.parametrize(
+  "rows, said",
+  [
+    (["{", '{"query": 1}'], "none of 2 rows can be scored. First: bad JSON at"),
+    ([], "none of 0 rows can be scored. First: there is none"),
+  ],
+)
+def test_nothing_scored_is_a_mistake(tmp_path, loaded, rows, said):
+  # Catches: exit code 0 of a file of another format; eval says 2.
+  for _ in range(2):  # the second time it was complete already
+    with pytest.raises(UserError, match=said):
+      run(tmp_path, rows)
+  assert len(read(tmp_path / "out.jsonl.rejects.jsonl")) == len(rows)
+  data, out = tmp_path / "in.jsonl", tmp_path / "shards"
+  with pytest.raises(UserError, match=rf"{said}.*See \S+shards\."):
+    score_shards("m", data, out, shards=2, kind="auto", dtype="float32")
 
 
 def test_arrays_and_gz_give_the_same_bytes(tmp_path, loaded):

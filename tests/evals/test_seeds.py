@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rm_jax.evals.seeds import merge, table
+from rm_jax.train.checkpoint import write_json
 from rm_jax.types import UserError
 
 NAMES = ("accuracy", "length_only_accuracy", "accuracy_over_length")
@@ -24,7 +25,7 @@ def labels(seed):
 
 
 def write_run(
-  folder, seed, scores, *, length=(9, 5, 4, 8), accuracy, prompt="p"
+  folder, seed, scores, *, length=(9, 5, 4, 8), accuracy, prompts=("p", "q")
 ):
   """A run over two groups of two; completion 0 is the chosen one."""
   folder.mkdir()
@@ -39,7 +40,7 @@ def write_run(
     preference=[1.0, 1.0, 0.5],
     strength=[np.nan] * 3,
     gold=[np.nan] * 4,
-    prompt=["p", "q"],
+    prompt=prompts,
     task=[0, 0],
     **labels(seed),
   )
@@ -72,6 +73,22 @@ def test_values_are_means_and_intervals_cover_prompts(tmp_path):
   assert out["per_seed"]["1"]["accuracy"] == 0.5
   assert "| reward model | 0.750 [0.500, 1.000] | 1.000, 0.500 |" in table(out)
   assert "| chance | 0.500 | |" in table(out)
+
+
+def test_one_prompt_has_no_interval(tmp_path):
+  # Catches: NaN in the file, which is no JSON, and "[nan, nan]" in the table.
+  runs = [
+    write_run(
+      tmp_path / str(seed), seed, scores, accuracy=share, prompts=("p", "p")
+    )
+    for seed, scores, share in ((0, [2, 1, 4, 3], 1.0), (1, [2, 1, 3, 4], 0.5))
+  ]
+  out = merge(runs)
+  want = {"value": 0.75, "low": None, "high": None, "n": 2, "seeds": [0, 1]}
+  assert out["metrics"]["accuracy"] == want
+  assert "| reward model | 0.750 | 1.000, 0.500 |" in table(out)
+  write_json(tmp_path / "merged.json", out)
+  assert "NaN" not in (tmp_path / "merged.json").read_text()
 
 
 def test_labels_are_merged_like_comparisons(tmp_path):

@@ -2,9 +2,12 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
+from rm_jax.config import base
+from rm_jax.export import card as cards
 from rm_jax.export.card import place
 from rm_jax.export.folder import export
 from rm_jax.types import UserError
@@ -79,6 +82,30 @@ def test_an_earlier_checkpoint_has_its_own_numbers(workdir, tmp_path):
   text = card(workdir, tmp_path / "none")
   assert "The checkpoint of train step 2 was not evaluated." in text
   assert "| accuracy |" not in text
+
+
+@pytest.mark.parametrize(
+  "logged, found",
+  [
+    ({"loss": 0.9, "eval/loss": 0.625}, {"loss": 0.625}),
+    (
+      {"eval/loss/bradley_terry": 0.625, "eval/loss/centering": 0.125},
+      {"loss/bradley_terry": 0.625, "loss/centering": 0.125},
+    ),
+    ({"eval/safety/loss": 0.5}, {"safety/loss": 0.5}),
+    ({"loss": 0.9, "loss/centering": 0.125}, {}),
+  ],
+)
+def test_whatever_was_evaluated_is_in_the_card(logged, found, tmp_path):
+  # Catches: eval/loss is asked for, which a run of several terms does not log.
+  rows = [{"step": 1, "eval/loss": 9.0}, {"step": 2} | logged]
+  (tmp_path / "metrics.jsonl").write_text(
+    "".join(json.dumps(row) + "\n" for row in rows)
+  )
+  run = SimpleNamespace(workdir=tmp_path, step=2, config=base())
+  told = cards._of_run(run, "Evaluation")
+  assert {name: m["value"] for name, m in told.metrics.items()} == found
+  assert ("was not evaluated" in told.told) == (not found)
 
 
 def test_results_of_eval_are_added(workdir, tmp_path):

@@ -338,6 +338,19 @@ def test_places(workdir, tmp_path):
     run_export("smollm2", tmp_path / "out", architecture="sequence")
 
 
+@pytest.mark.parametrize("name", ["task", "results"])
+@pytest.mark.parametrize("architecture", ["auto", "causal"])
+def test_what_a_language_model_has_no_place_for(name, architecture, tmp_path):
+  # Catches: an unknown task and files that are not there, exit code 0.
+  # One is a base model, the other a run that is not even opened.
+  place = {"auto": "smollm2", "causal": "runs/hh"}[architecture]
+  keys = {"task": {"task": "safety"}, "results": {"results": ["none.json"]}}
+  want = {"task": "--task=safety", "results": "--results=none.json"}[name]
+  with pytest.raises(UserError, match=f"{want} is not read .*Leave it out"):
+    run_export(place, tmp_path / "out", architecture=architecture, **keys[name])
+  assert not list(tmp_path.iterdir())
+
+
 def test_a_classifier_is_no_language_model(tmp_path_factory, tmp_path):
   place = trained.published(tmp_path_factory.getbasetemp(), 1)
   with pytest.raises(UserError, match="its unembedding was not in the files"):

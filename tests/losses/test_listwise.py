@@ -348,6 +348,8 @@ def test_mistakes_are_errors():
     all_pairs(np.ones((2, 3)), np.arange(3), np.ones((2, 3), bool))
   with pytest.raises(ValueError, match="boolean where, got float32.*multiply"):
     plackett_luce(np.ones(3), np.arange(3), np.full(3, 0.5, np.float32))
+  with pytest.raises(UserError, match=r"expected top >= 1, got nan"):
+    plackett_luce_top(np.ones(3), np.arange(3), True, top=math.nan)
   with pytest.raises(ValueError, match=r"expected top >= 1, got 0.*leave"):
     plackett_luce_top(np.ones(3), np.arange(3), True, top=0)
   with pytest.raises(ValueError, match=r"last axis of K completions, got"):

@@ -16,6 +16,7 @@ from rm_jax.losses import (
   squared_error,
   two_hot,
 )
+from rm_jax.types import UserError
 
 M = 7
 CENTERS = np.linspace(-1.5, 1.5, M)
@@ -161,6 +162,10 @@ def test_mistakes_are_errors():
     expected_value(logits, -CENTERS)
   with pytest.raises(ValueError, match="expected sigma > 0, got 0"):
     hl_gauss(logits, jnp.zeros(2), CENTERS, sigma=0)
+  for sigma in (3.1, 1e9, math.inf, math.nan):  # 1e9: 0 / 0, the loss is NaN
+    with pytest.raises(UserError, match=rf"expected sigma .*got {sigma}"):
+      hl_gauss(logits, jnp.zeros(2), CENTERS, sigma=sigma)
+  assert np.isfinite(hl_gauss(logits, jnp.zeros(2), CENTERS, sigma=3.0)).all()
   with pytest.raises(
     ValueError, match=r"labels of shape \(2,\) for logits \(2, 7\), got labels"
   ):

@@ -79,6 +79,12 @@ def test_kendall_tau_refuses_nan_and_weights():
   # Catches a NaN score that loses its comparisons in silence.
   with pytest.raises(ValueError, match=r"NaN in scores at index \(1,\)"):
     metrics.kendall_tau([1, math.nan], [0, 1], [True, True])
+  with pytest.raises(ValueError, match=r"NaN in ranks at index \(0,\)"):
+    metrics.kendall_tau([1.0, 2.0], [math.nan, 1.0], [True, True])
+  # Padding may hold anything.
+  ranks = [[0, 1, math.nan]]
+  where = [[True, True, False]]
+  assert metrics.kendall_tau([[2.0, 1.0, math.nan]], ranks, where) == 1
   with pytest.raises(ValueError, match="boolean where .*got float64"):
     metrics.kendall_tau([1.0, 2.0], [0, 1], [0.5, 0.5])
   with pytest.raises(ValueError, match=r"scores \(2,\) and ranks \(3,\)"):

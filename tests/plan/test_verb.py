@@ -1,12 +1,15 @@
 """`rm-jax plan`: what is refused, and how; `train --dry_run`."""
 
 import importlib.util
+from types import SimpleNamespace
 
 import pytest
 import tiny_run
 
 from rm_jax.plan import compile as compiling
-from rm_jax.plan.dry_run import dry_run
+from rm_jax.plan import dry_run as dry_runs
+from rm_jax.plan.dry_run import MIB, dry_run
+from rm_jax.plan.memory import STREAMS
 from rm_jax.plan.verb import plan, rows_of_block
 from rm_jax.types import UserError
 
@@ -83,3 +86,26 @@ def test_a_dry_run_says_what_a_run_would_do(tmp_path):
   assert "memory of one device, MiB: parameters 0." in text
   assert text.endswith("dry run: nothing was trained")
   assert {p.name for p in tmp_path.iterdir()} == {"pairs.jsonl", "tokenizer"}
+
+
+def test_memory_counts_what_the_program_does_not_read():
+  # Catches: a total below its own parts, where jit leaves out frozen layers
+  # whose states are cached: they lie on the device all the same.
+  sizes = {"parameters": 8, "frozen parameters": 64, STREAMS: 4}
+  program = SimpleNamespace(
+    argument_size_in_bytes=10 * MIB,  # the frozen ones are not among them
+    output_size_in_bytes=9 * MIB,
+    alias_size_in_bytes=8 * MIB,
+    temp_size_in_bytes=5 * MIB,
+  )
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(
+      dry_runs,
+      "state_parts",
+      lambda shapes: {name: size * MIB for name, size in sizes.items()},
+    )
+    (line,) = dry_runs._memory_lines(None, program)
+    assert line.endswith("allocates 78.0")  # 8 + 64, 9 - 8, 5
+    program.argument_size_in_bytes = 80 * MIB
+    (line,) = dry_runs._memory_lines(None, program)
+    assert line.endswith("allocates 86.0")

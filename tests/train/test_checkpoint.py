@@ -3,6 +3,7 @@
 import collections
 import errno
 import json
+import math
 import pathlib
 import shutil
 
@@ -171,4 +172,7 @@ def test_json_is_whole_or_as_before(tmp_path, monkeypatch):
   write_json(path, {"value": 1})
   with pytest.raises(TypeError):
     write_json(path, {"value": object()})
+  for number in (math.nan, math.inf):
+    with pytest.raises(ValueError, match=r"best\.json: expected finite.*null"):
+      write_json(path, {"value": number})
   assert json.loads(path.read_text()) == {"value": 1}

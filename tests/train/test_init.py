@@ -1,6 +1,7 @@
 """What a run starts from: seeded, named, of the tokenizer's size."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -8,12 +9,15 @@ import pytest
 import tiny_run
 
 from rm_jax.data.tokenizers import load_tokenizer
+from rm_jax.heads import HeadSpec
 from rm_jax.models.sharding import make_mesh
 from rm_jax.models.sizes import SIZES
 from rm_jax.reward_model import init_params
 from rm_jax.train.init import (
   check_base,
+  describe_heads,
   digest,
+  find_tokenizer,
   first_layers,
   init_from,
   make_spec,
@@ -226,3 +230,36 @@ def test_a_head_of_another_kind_is_not_kept(tmp_path_factory):
   config = tiny_run.config("", "", model__head="biased_scalar", **how)
   with pytest.raises(UserError, match="keep'.*kind='scalar'.*'biased_scalar'"):
     init_from(config, load_tokenizer(workdir))
+
+
+def test_the_tokenizer_of_a_shape_is_given_beside_it():
+  # Catches: it is looked for at "random:foo", as if that were a path.
+  config = tiny_run.config("", "words", init__from="random:tiny")
+  assert find_tokenizer(config) == "words"
+  config.init.tokenizer = ""
+  with pytest.raises(
+    UserError, match="a shape without a tokenizer: set config"
+  ):
+    find_tokenizer(config)
+  config.init["from"] = "random:foo"
+  with pytest.raises(UserError, match=r"random:foo' is not known.*'tiny'"):
+    find_tokenizer(config)
+  config.init["from"] = "smollm2"
+  assert find_tokenizer(config) == "smollm2"
+
+
+@pytest.mark.parametrize(
+  "head, said",
+  [
+    ("new", "head: gain_bias, gain 2.5 and bias -1"),
+    ("keep", "head: gain_bias, kept from runs/hh, gain 2.5 and bias -1"),
+  ],
+)
+def test_a_head_of_two_numbers_is_described(head, said):
+  # Catches: a traceback, since a kept head was one with a kernel.
+  config = tiny_run.config("", "", init__from="runs/hh", init__head=head)
+  spec = SimpleNamespace(
+    head=HeadSpec("gain_bias", "zeros", "last_token"), tasks=()
+  )
+  params = {"gain": np.float32([2.5]), "bias": np.float32([-1])}
+  assert describe_heads(config, spec, params) == said

@@ -12,6 +12,7 @@ import pytest
 import tiny_run
 from jax.profiler import ProfileData
 
+from rm_jax.config import task
 from rm_jax.models.sharding import make_mesh
 from rm_jax.models.sizes import SIZES
 from rm_jax.train import loop
@@ -245,6 +246,36 @@ def test_best_by_a_named_metric(files, tmp_path, name, values, best):
   # Another metric starts anew: its values cannot be compared with these.
   other = config(files, evals__metric="brier")
   assert loop._is_best(tmp_path, other, {"brier": {"value": 9.0}})
+
+
+@pytest.mark.parametrize(
+  "name, lower",
+  [
+    ("accuracy", False),
+    ("glossary/accuracy", False),  # a task's name is not a metric's
+    ("glossary/loss", True),
+    ("glossary/loss/centering", True),
+    ("score_mean", False),
+    ("loss/likelihood", True),
+    ("squared_error/terror", True),
+    ("label_brier", True),
+    ("label_calibration_error", True),
+  ],
+)
+def test_lower_is_better_is_told_by_the_metric_alone(name, lower):
+  # Catches: "loss" in "glossary/accuracy" keeps the worst checkpoint as best.
+  assert loop._lower_is_better(name, ("glossary",)) is lower
+
+
+def test_the_best_of_a_task_with_a_telling_name(files, tmp_path):
+  c = config(files, evals__metric="glossary/accuracy")
+  c.tasks.glossary = task()
+  (tmp_path / "best.json").write_text(
+    json.dumps({"metric": "glossary/accuracy", "value": 0.6})
+  )
+  for value, best in ((0.5, False), (0.7, True)):
+    metrics = {"glossary/accuracy": {"value": value}}
+    assert loop._is_best(tmp_path, c, metrics) is best
 
 
 def test_a_metric_that_is_not_measured_is_refused_before_the_first_step(

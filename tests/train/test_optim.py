@@ -235,3 +235,33 @@ def test_last_two_are_the_last_two():
   )
   assert sorted(trained["backbone"]) == ["final_norm", "layers_1"]
   assert sorted(frozen["backbone"]) == ["embed", "layers_0"]
+
+
+def test_b2_is_how_long_squares_are_remembered():
+  # Without momentum the second update of gradients 1 and 2 is
+  # 2 / sqrt((b2 (1 - b2) 1 + (1 - b2) 4) / (1 - b2^2)); the first knows no b2.
+  c = dict(b1=0.0, b2=0.5, eps=0.0, weight_decay=0.0, clip_norm=0.0)
+  params = few_params()
+  optimizer = make_optimizer(settings(**c), lambda _: 0.5)
+  state = optimizer.init(params)
+  for gradient in (1.0, 2.0):
+    whole = jax.tree.map(lambda x, g=gradient: jnp.full_like(x, g), params)
+    got, state = optimizer.update(whole, state, params)
+  want = -0.5 * 2 / math.sqrt((0.5 * 0.5 * 1 + 0.5 * 4) / (1 - 0.5**2))
+  np.testing.assert_allclose(got["head"]["kernel"], want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_momentum_dtype_is_that_of_first_moments_alone(dtype):
+  # Catches: second moments rounded too, of which 1 - b2 = 0.05 is added.
+  params = few_params()
+  state = make_optimizer(settings(momentum_dtype=dtype), lambda _: 0.1).init(
+    params
+  )
+  (adam,) = [
+    s
+    for s in jax.tree.leaves(state, is_leaf=lambda s: hasattr(s, "mu"))
+    if hasattr(s, "mu")
+  ]
+  assert {x.dtype for x in jax.tree.leaves(adam.mu)} == {jnp.dtype(dtype)}
+  assert {x.dtype for x in jax.tree.leaves(adam.nu)} == {jnp.dtype("float32")}

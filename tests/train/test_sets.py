@@ -219,3 +219,25 @@ def test_a_split_by_annotator_shares_none(tmp_path):
   assert train and test and not train & test
   with pytest.raises(UserError, match=r"train\.jsonl:1 names no annotator"):
     load(tmp_path, tiny_run.pairs(4), data__split_by="annotator")
+
+
+def test_a_split_by_annotator_does_not_train_what_a_task_evaluates(tmp_path):
+  # Catches: training prompts of a split by annotator that are not looked at.
+  rows = [row | {"annotator": row["prompt"]} for row in tiny_run.pairs(40)]
+  other = [row | {"prompt": f"{row['prompt']} then"} for row in rows]
+  main = tiny_run.write_rows(tmp_path / "main.jsonl", rows)
+  c = tiny_run.config(main, "", data__split_by="annotator")
+  c.tasks.safety = task()
+  c.tasks.safety.source = str(
+    tiny_run.write_rows(tmp_path / "other.jsonl", other)
+  )
+  c.tasks.safety.eval_source = str(main)
+  trained = len(
+    load(tmp_path, rows, data__split_by="annotator")[0].train.groups
+  )
+  with pytest.raises(
+    UserError,
+    match=rf"{trained} prompts of config\.tasks\.safety\.eval_source=\S+ are "
+    "in training too",
+  ):
+    load_sets(c, make_tokenizer(), read_tasks(c), tmp_path)

@@ -32,17 +32,17 @@ def batch():
 
 
 @functools.cache
-def setup(trainable, head_init="unit", name="adamw"):
+def setup(trainable, head_init="unit", name="adamw", dtype="float32", lr=1e-2):
   spec = ModelSpec(
     TINY,
     HeadSpec("scalar", head_init, "last_token"),
-    "float32",
+    dtype,
     False,
     segments_for(trainable, TINY.layers),
   )
   c = base().optim
   # A norm of 0: the gradient itself is in Adam's first moment.
-  c.name, c.lr, c.warmup_steps, c.clip_norm = name, 1e-2, 2, 0.0
+  c.name, c.lr, c.warmup_steps, c.clip_norm = name, lr, 2, 0.0
   schedule = make_schedule(c, 6)
   optimizer = make_optimizer(c, schedule)
   steps = make_steps(
@@ -150,3 +150,19 @@ def test_adafactor_trains():
   out = go("all", [batch()] * 5, name="adafactor", head_init="zeros")
   losses = [float(m["loss"]) for _, m in out]
   assert losses[-1] < 0.9 * losses[0]
+
+
+def test_bfloat16_products_leave_float32_parameters_that_move_a_little():
+  # Catches parameters or moments kept in bfloat16: near 1 its numbers lie 2^-8
+  # apart, and an update of 1e-5 is lost.
+  how = dict(dtype="bfloat16", lr=1e-5)
+  _, before, _, _ = setup("all", **how)
+  *_, (after, _) = go("all", [batch()] * 3, **how)
+  for leaf in jax.tree.leaves((after.params, after.opt_state)):
+    assert leaf.dtype in (np.float32, np.int32), leaf.dtype  # int: counts
+  old, new = (
+    s.params["backbone"]["final_norm"]["scale"] for s in (before, after)
+  )
+  assert (old == 1).all()
+  moved = np.abs(new.astype(np.float64) - 1)
+  assert (moved > 1e-6).all() and (moved < 4e-5).all()

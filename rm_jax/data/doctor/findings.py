@@ -114,7 +114,7 @@ def rejects(found) -> list[Finding]:
       count=count,
       total=total,
       unit="records read",
-      what=name.removeprefix("reject: "),
+      what=found.seen["reasons"][name],
       advice="Correct the rows or leave them out; rejects.jsonl lists them all."
       if not stops
       else "Correct the rows: a run stops at more than "

@@ -80,6 +80,13 @@ def hit(found: Survey, name: str, where: str, count: int = 1) -> None:
     entry[1].append(where)
 
 
+def hit_reason(found, reject: Reject) -> None:
+  """Counts a reject with those of its pattern; the first one speaks for all."""
+  pattern = f"reject: {reason_pattern(reject.reason)}"
+  found.seen["reasons"].setdefault(pattern, reject.reason)
+  hit(found, pattern, place(found, reject.file, reject.line))
+
+
 def reason_pattern(reason: str) -> str:
   """Returns the reason with N for numbers and ids: rows 17 and 18 are one."""
   # Numbers and ids, not the digits of a name (GSM8K).
@@ -89,9 +96,7 @@ def reason_pattern(reason: str) -> str:
 
 def add_reject(found: Survey, reject: Reject) -> None:
   found.counts["rejects"] += 1
-  pattern = reason_pattern(reject.reason)
-  where = place(found, reject.file, reject.line)
-  hit(found, f"reject: {pattern}", where)
+  hit_reason(found, reject)
 
 
 def add_record(found: Survey, record: Record) -> None:

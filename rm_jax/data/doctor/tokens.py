@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rm_jax.data.doctor.findings import STOPS_A_RUN, Finding
-from rm_jax.data.doctor.survey import hit, place, reason_pattern
+from rm_jax.data.doctor.survey import hit, hit_reason, place
 from rm_jax.data.doctor.text import text_of
 from rm_jax.data.loader import Reading, Supervision, tokenize_records
 from rm_jax.data.plan import make_eval_plan
@@ -29,6 +29,7 @@ class Tokens(NamedTuple):
   counts: collections.Counter
   hits: dict  # name -> [count, examples]
   tables: dict  # name -> Counter of lengths
+  seen: dict  # "reasons": pattern of a reject -> the first such reason
 
 
 # ---------------------------------------------------------------- the pass
@@ -52,6 +53,7 @@ def tokenized(
     collections.Counter(),
     {},
     collections.defaultdict(collections.Counter),
+    collections.defaultdict(dict),
   )
   stream = iter(records)
   while chunk := list(itertools.islice(stream, CHUNK)):
@@ -138,8 +140,7 @@ def add_packed(found, chunk, tokenizer, reading, supervision, rejects) -> None:
   )
   counts = found.counts
   for reject in data.rejects:
-    where = place(found, reject.file, reject.line)
-    hit(found, f"reject: {reason_pattern(reject.reason)}", where)
+    hit_reason(found, reject)
     counts["loss rejects"] += 1
     rejects(reject)
   counts["groups"] += len(data.groups)
@@ -340,7 +341,7 @@ def loss_rejects(found, supervision) -> list[Finding]:
       count=count,
       total=total,
       unit="records that fit a row",
-      what=f"{name} rejects: {reason.removeprefix('reject: ')}",
+      what=f"{name} rejects: {found.seen['reasons'][reason]}",
       advice="Correct or remove the records, or try another --loss or "
       "--template.",
       examples=tuple(examples),
