@@ -5,7 +5,8 @@
 # make plans   what plans of the full-size configs say, into configs/plans/
 # make parity  against torch, in an environment of its own
 # make hh      the two-seed hh-rlhf run of the README (needs RM_DATA)
-# make speed   what docs/speed.md prints, takes hours (needs RM_DATA)
+# make speed   what docs/speed.md and the table of docs/steps.md print, takes
+#              hours (needs RM_DATA)
 # make lint    ruff check and ruff format --check
 #
 # Environments are made on first use and again when setup.py changes.
@@ -127,6 +128,8 @@ speed: .venv/installed .venv-parity/installed
 	  --out=bench/results/scaling.json > /dev/null
 	$(TEST_ENV) $(BIN)/python -m bench.profile --dtype=bfloat16 --unrolled=30 \
 	  --out=bench/results/profile.json > /dev/null
+	$(TEST_ENV) $(BIN)/python -m bench.rollouts --solutions=20 --samples=16 \
+	  --out=bench/results/rollouts.json > /dev/null
 	rm -rf runs/before && git worktree prune && git worktree add -q runs/before 5d67ceb
 	$(BIN)/python bench/startup.py --data=$(RM_DATA)/hh_rlhf \
 	  --before=runs/before --out=bench/results/startup.json > /dev/null

@@ -1,4 +1,4 @@
-"""Tables and picture of docs/speed.md and README, from committed results.
+"""Tables of three pages, and the picture of one, from committed results.
 
   python -m bench.tables    writes them anew
 
@@ -16,7 +16,11 @@ from rm_jax.evals import canvas
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
-PAGES = (ROOT / "docs" / "speed.md", ROOT / "README.md")
+PAGES = (
+  ROOT / "docs" / "speed.md",
+  ROOT / "docs" / "steps.md",
+  ROOT / "README.md",
+)
 PICTURE = ROOT / "docs" / "speed.png"  # of `scaling`
 BLOCK = re.compile(r"<!-- table (\w+) (\S+) -->\n(.*?)<!-- end -->", re.DOTALL)
 WALL, CPU = 0, 1  # of a pair of seconds
@@ -405,9 +409,53 @@ def startup(result: dict) -> str:
   return "\n\n".join([grid(head, rows), about])
 
 
+def rollouts(result: dict) -> str:
+  """What a label of rollouts costs, and how close it is."""
+  rows = []
+  for v in result["variants"].values():
+    each = 1e3 / v["labels"]
+    rows.append(
+      (
+        v["samples"],
+        v["labels"],
+        v["encoded_tokens_per_label"],
+        v["encoded_alone_per_label"],
+        v["sampled_tokens_per_label"],
+        *(
+          spread([each * s for s in seconds(v, part, clock)])
+          for part, clock in (
+            ("step", WALL),
+            ("alone", WALL),
+            ("step", CPU),
+            ("alone", CPU),
+          )
+        ),
+        v["rmse_to_exact"],
+        f"{v['hard_label_is_the_lines']:.1%}",
+      )
+    )
+  head = (
+    "samples",
+    "labels",
+    "encoded tokens a label",
+    "encoded, every prefix by itself",
+    "sampled tokens a label",
+    "ms a label",
+    "ms, every prefix by itself",
+    "processor ms a label",
+    "processor ms, every prefix by itself",
+    "RMSE to the exact chance",
+    "hard label is the line's",
+  )
+  return "\n\n".join([grid(head, rows), machine(result)])
+
+
 TABLES = {
   f.__name__: f
-  for f in (pairs, brief_pairs, rankings, scaling, profile, layouts, startup)
+  for f in (
+    *(pairs, brief_pairs, rankings, scaling, profile, layouts, startup),
+    rollouts,
+  )
 }
 
 

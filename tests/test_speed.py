@@ -1,4 +1,4 @@
-"""docs/speed.md says what the committed results say."""
+"""Tables of pages say what the committed results say."""
 
 import json
 
@@ -174,6 +174,32 @@ def test_table_of_the_start():
   )
   assert line in text
   assert "| data 9.00, imports 3.00, x 2.00, model 1.50 |" in text
+
+
+def test_table_of_rollouts():
+  # Catches seconds of all labels, columns that change places.
+  about = {
+    "samples": 16,
+    "labels": 200,
+    "encoded_tokens_per_label": 2.33,
+    "encoded_alone_per_label": 9.61,
+    "sampled_tokens_per_label": 99.5,
+    "rmse_to_exact": 0.1234,
+    "hard_label_is_the_lines": 0.875,
+  }
+  both = [
+    {"step": [2.0, 3.0], "alone": [4.0, 5.0]},
+    {"step": [1.0, 3.0], "alone": [4.0, 7.0]},
+    {"step": [2.0, 3.0], "alone": [6.0, 5.0]},
+  ]
+  result = FACTS | {"variants": {"samples 16": about | {"repeats": both}}}
+  # 1, 2, 2 seconds of 200 labels are 5, 10, 10 ms of one.
+  line = (
+    "| 16 | 200 | 2.33 | 9.61 | 99.5 | 10.0 (5.00 to 10.0) "
+    "| 20.0 (20.0 to 30.0) | 15.0 (15.0 to 15.0) | 25.0 (25.0 to 35.0) "
+    "| 0.1234 | 87.5% |"
+  )
+  assert line in tables.rollouts(result)
 
 
 def test_table_of_a_profile():

@@ -90,7 +90,12 @@ def train(config, data: Dataset, modulus: int, **how) -> Fitted:
 
 
 def first_backbone(
-  rng: np.random.Generator, seed: int, *, modulus: int, steps: int
+  rng: np.random.Generator,
+  seed: int,
+  *,
+  modulus: int,
+  steps: int,
+  squares: float = 0.2,
 ) -> dict:
   """The backbone that all arms of a seed start from, after `steps` train steps.
 
@@ -98,6 +103,9 @@ def first_backbone(
   other errors, whether all lines so far follow, and nothing of answers. From
   random parameters a run of this size does not teach an outcome model what a
   line is, and every comparison with it would be one-sided.
+
+  Args:
+    squares: share of its operations that square, as of `draw_problems`.
   """
   c = chain_config(
     seed=seed,
@@ -108,7 +116,9 @@ def first_backbone(
     rate=FIRST_RATE,
   )
   count = steps * FIRST_BATCH
-  problems = chain.draw_problems(rng, count=count, modulus=modulus)
+  problems = chain.draw_problems(
+    rng, count=count, modulus=modulus, squares=squares
+  )
   often = chain.Generator(FIRST_ERROR, FIRST_ERROR, neutral=FIRST_NEUTRAL)
   solutions = chain.draw_solutions(rng, problems, often, count=1)
   labels = chain.prefix_right(solutions).astype(float)

@@ -10,7 +10,7 @@ from rm_jax.evals import canvas
 from rm_jax.types import UserError
 
 MARKS = "Dos^vPX*"  # of models in turn: colours may look alike
-LETTERS = 8  # of a token below the axis, the rest is cut
+LETTERS = 9  # of a line of a text below the axis, the rest is cut
 
 
 class Read(NamedTuple):
@@ -22,10 +22,13 @@ class Read(NamedTuple):
 
 
 class Completion(NamedTuple):
-  """One panel: tokens, what is true of them, what models say."""
+  """One panel: tokens, what is true of them, what models say.
+
+  Or the means of many completions, whose "tokens" are the columns of the means.
+  """
 
   title: str
-  tokens: list  # L texts
+  tokens: list  # L texts, of one line or more
   reads: tuple  # of Read
   truth: Float[np.ndarray, " L"]  # the chance of success; NaN: unknown
   wrong_from: int = -1  # first token of the first wrong step; -1: none
@@ -52,7 +55,7 @@ def along_tokens(
   figure.legend(
     handles, labels, loc="outside lower center", ncols=3, fontsize=9
   )
-  figure.supylabel("chance or value", fontsize=10)
+  figure.supylabel("chance, value or share", fontsize=10)
   figure.suptitle(title, fontsize=11)
   canvas.write(figure, path)
 
@@ -105,4 +108,7 @@ def _panel(axes, one: Completion) -> None:
 
 
 def _short(text: str) -> str:
-  return text if len(text) <= LETTERS else text[: LETTERS - 1] + "…"
+  return "\n".join(
+    line if len(line) <= LETTERS else line[: LETTERS - 1] + "…"
+    for line in text.split("\n")
+  )

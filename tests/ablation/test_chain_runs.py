@@ -160,6 +160,24 @@ def test_a_run_starts_from_the_backbone_with_a_head_of_its_own():
   assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, random)
 
 
+def test_the_first_backbone_learns_problems_with_as_many_squares(monkeypatch):
+  # Catches a share that is not passed on; nothing trains.
+  drawn = []
+
+  def stop(config, problems, *more, **how):
+    drawn.append(problems)
+    raise InterruptedError
+
+  monkeypatch.setattr(runs, "to_learn", stop)
+  for squares in (0.0, 1.0):
+    with pytest.raises(InterruptedError):
+      runs.first_backbone(
+        np.random.default_rng(5), 0, modulus=5, steps=1, squares=squares
+      )
+  none, all_ = (p.operations[p.lengths == 8] == chain.SQUARE for p in drawn)
+  assert not none.any() and all_.all() and all_.size
+
+
 def test_a_vote_is_counted_answer_by_answer(side):
   # Catches errors over all picks where those over right ones are asked.
   solutions = side[1]
