@@ -253,9 +253,10 @@ def run_job(
   try:
     metrics, curve = design.job(job.arm, job.seed, **size, **tuned)
     metrics = {name: float(value) for name, value in metrics.items()}
-    broken = [n for n, v in metrics.items() if not math.isfinite(v)]
-    if broken:
-      raise ValueError(f"metric {broken[0]} is {metrics[broken[0]]}")
+    for row in (metrics, *curve):
+      broken = [name for name, v in row.items() if not math.isfinite(v)]
+      if broken:
+        raise ValueError(f"metric {broken[0]} is {row[broken[0]]}")
   except Exception:
     log.write_text(traceback.format_exc())
     print(f"{job.name} failed: see {log}", file=sys.stderr)

@@ -264,6 +264,14 @@ def test_a_metric_that_is_no_number_fails_its_job(tmp_path, said):
   assert f"metric tokens is {said}" in log
 
 
+def test_a_curve_that_holds_no_number_fails_its_job(tmp_path):
+  folder = write_toy(tmp_path)
+  rewrite(folder, '"size": size * s', '"size": s * float("nan")')
+  do_jobs(folder, EVERY[:1])
+  log = (folder / "jobs/more-0.log").read_text()
+  assert "metric size is nan" in log
+
+
 def test_files_that_a_kill_left_half_written_are_told(tmp_path):
   # Wrong: a traceback that names no file, a log without a last line.
   folder = write_toy(tmp_path)
