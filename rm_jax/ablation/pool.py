@@ -187,7 +187,7 @@ def _environment(threads: str):
 
 def _work(queue, path, key, preset, size, made_by, workdir) -> None:
   """A worker: chunk after chunk until there is none."""
-  threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+  threading.Thread(target=_end_with_parent, daemon=True).start()
   design = load_design(path.parents[1], key, preset)
   while (chunk := queue.get()) is not None:
     for job in chunk:
@@ -198,7 +198,7 @@ def _work_in_lanes(queue, path, key, preset, size, made_by, workdir) -> None:
   """The only worker: a lane for each seed, in a tuning for each rate of it."""
   from rm_jax.ablation.lanes import Lane, run_lanes
 
-  threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+  threading.Thread(target=_end_with_parent, daemon=True).start()
   jobs, lanes = queue.get(), {}
   for job in jobs:
     lanes.setdefault((job.seed, job.rate), []).append(job)
@@ -213,10 +213,9 @@ def _work_in_lanes(queue, path, key, preset, size, made_by, workdir) -> None:
   )
 
 
-def _end_with(parent: int) -> None:
+def _end_with_parent() -> None:
   """Ends this process where its parent was killed and could not end it."""
-  while os.getppid() == parent:
-    time.sleep(1.0)
+  multiprocessing.parent_process().join()
   os._exit(1)
 
 

@@ -1,5 +1,6 @@
 """The verb `experiment`: jobs in processes, resumed, failed, judged."""
 
+import contextlib
 import json
 import math
 import os
@@ -61,6 +62,27 @@ def finished(folder, count):
   raise AssertionError("no job finished in 2 minutes")
 
 
+def worker_of(process):
+  """The process that a command has just started for its jobs."""
+  children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
+  for _ in range(12_000):
+    for child in children.read_text().split():
+      with contextlib.suppress(OSError):  # git has come and gone
+        if "spawn_main" in pathlib.Path(f"/proc/{child}/cmdline").read_text():
+          return int(child)
+    time.sleep(0.01)
+  raise AssertionError("no worker in 2 minutes")
+
+
+def assert_ends(worker):
+  for _ in range(300):
+    if not pathlib.Path(f"/proc/{worker}").exists():
+      return
+    time.sleep(0.2)
+  os.kill(worker, signal.SIGKILL)
+  raise AssertionError("the worker outlives its parent")
+
+
 def in_process(folder, **changes):
   """The verb without new processes: every job run here first."""
   how = dict(
@@ -100,13 +122,7 @@ def test_a_kill_loses_the_jobs_in_flight_and_the_command_goes_on(tmp_path):
   finally:
     process.send_signal(signal.SIGKILL)
     process.wait()
-  worker = int(calls(folder)[0][1])
-  for _ in range(50):
-    if not pathlib.Path(f"/proc/{worker}").exists():
-      break
-    time.sleep(0.2)
-  else:
-    raise AssertionError("the worker outlives its parent")
+  assert_ends(int(calls(folder)[0][1]))
   wait.unlink()
   (folder / "toy/break-less-1").touch()
   process = start(folder, "--jobs=1", "--quick")
@@ -117,6 +133,22 @@ def test_a_kill_loses_the_jobs_in_flight_and_the_command_goes_on(tmp_path):
   assert [name for name, _ in calls(folder)] == ["more-0", "less-0", "more-1"]
   assert "Traceback" in (folder / "jobs/less-1.log").read_text()
   assert not (folder / "toy/results.json").exists()
+
+
+def test_a_worker_that_still_begins_ends_with_its_parent(tmp_path):
+  # Wrong: who asks for its parent when that is gone takes another one for it.
+  folder = write_toy(tmp_path)
+  (folder / "toy/wait-more-0").touch()
+  process = start(folder, "--jobs=1", "--quick")
+  try:
+    worker = worker_of(process)
+    time.sleep(0.05)  # what to do is sent right after the start
+    os.kill(worker, signal.SIGSTOP)
+  finally:
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+  os.kill(worker, signal.SIGCONT)
+  assert_ends(worker)
 
 
 def test_seeds_of_one_process_resume_and_fail_like_workers(tmp_path):
