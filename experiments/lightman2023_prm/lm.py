@@ -77,6 +77,8 @@ DESIGN = dict(
     solution_order="original above its modification",
     processbench_gsm8k="ProcessBench F1, GSM8K, threshold chosen there",
     processbench_math="MATH, same threshold",
+    processbench_gsm8k_half="ProcessBench F1, GSM8K, at 1/2",
+    processbench_math_half="MATH, at 1/2",
     mr_gsm8k="MR-GSM8K: first wrong step found",
     mistake="BIG-Bench Mistake: place found, mean of tasks",
     left_out="solutions too long for a row",
@@ -190,8 +192,8 @@ DESIGN = dict(
   data=(*PRMBENCH, *PROCESSBENCH, *MR_GSM8K, *MISTAKE),
 )
 
-# Not tuned yet: the winners of --tune, on seeds 100 and 101, go here.
-RATES = dict(prm=1e-3, orm=1e-4)
+# The winners of --tune, on seeds 100 and 101.
+RATES = dict(prm=3e-3, orm=1e-4)
 
 
 class Data(NamedTuple):
