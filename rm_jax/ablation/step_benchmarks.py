@@ -1,9 +1,10 @@
 """Published labels of steps, and what each benchmark measures on them.
 
 Scores are those of steps, [S] for each solution: of a model, of position, of
-length, of chance. What is not a probability has its thresholds chosen on other
-data, as ProcessBench does it: on GSM8K, for all first errors; for PRMBench on
-the other half of its solutions.
+length, of chance. A probability is held against 1/2, as the benchmarks do it.
+For what is none, thresholds are chosen on other data: on ProcessBench's GSM8K
+for all first errors, as it does it; for PRMBench on the other half of its
+solutions.
 """
 
 import re
@@ -121,7 +122,8 @@ def measures(scores: dict, test: Held, *, by: str, logits: bool) -> dict:
   """Every benchmark by its own measure, of the items that were scored.
 
   step_order ... prm_score: see `of_pairs`. processbench_*: F1 of the first
-  error, both with the threshold that is best on GSM8K. mr_gsm8k: share of its
+  error, both with the threshold that is best on GSM8K; processbench_*_half:
+  with a probability of 1/2, of logits alone. mr_gsm8k: share of its
   wrong solutions whose first wrong step is found, the same threshold (ACC_step
   there; its MR-Score needs right solutions as well). mistake: share of
   solutions whose mistake is placed, or told to be none, mean over the tasks.
@@ -143,7 +145,7 @@ def measures(scores: dict, test: Held, *, by: str, logits: bool) -> dict:
 
   threshold, f1 = best_threshold(*told("processbench_gsm8k"))
 
-  def found(name):
+  def found(name, threshold=threshold):
     step_scores, where, gold = told(name)
     return first_error(step_scores, where, threshold=threshold), gold
 
@@ -152,12 +154,18 @@ def measures(scores: dict, test: Held, *, by: str, logits: bool) -> dict:
     return float((said == gold).mean())
 
   tasks = [name for name in kept if name.startswith("mistake/")]
-  return of_pairs(pairs, by=by, logits=logits) | {
-    "processbench_gsm8k": f1,
-    "processbench_math": first_error_f1(*found("processbench_math")),
-    "mr_gsm8k": share("mr_gsm8k"),
-    "mistake": float(np.mean([share(name) for name in tasks])),
-  }
+  splits = ("processbench_gsm8k", "processbench_math") if logits else ()
+  half = {f"{name}_half": first_error_f1(*found(name, 0.0)) for name in splits}
+  return (
+    of_pairs(pairs, by=by, logits=logits)
+    | half
+    | {
+      "processbench_gsm8k": f1,
+      "processbench_math": first_error_f1(*found("processbench_math")),
+      "mr_gsm8k": share("mr_gsm8k"),
+      "mistake": float(np.mean([share(name) for name in tasks])),
+    }
+  )
 
 
 def of_pairs(pairs: list, *, by: str, logits: bool) -> dict[str, float]:

@@ -178,6 +178,17 @@ def test_the_threshold_of_gsm8k_is_that_of_all_first_errors():
   assert found["mistake"] == (1 + 1 / 2) / 2  # mean of tasks, not of solutions
 
 
+def test_a_probability_is_also_held_against_one_half():
+  # Logits: 1/2 is 0. None of GSM8K is below; the best threshold there is 4.
+  # MATH: right stays right; step 0 is found; step 1 instead of 2.
+  math = [[0, 1, 2], [-3, 9, 9], [5, -3, -3]]
+  found = measured(**SCORES | {"processbench_math": math})
+  assert found["processbench_gsm8k"] == 1.0
+  assert found["processbench_gsm8k_half"] == 0.0
+  assert found["processbench_math_half"] == pytest.approx(2 * 1 * 0.5 / 1.5)
+  assert found["processbench_math"] == 0.0  # the right one has a step below 4
+
+
 def test_what_was_left_out_is_not_measured():
   # Wrong: scores that move up into the place of what is missing.
   found = measured(
