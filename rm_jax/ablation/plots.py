@@ -28,8 +28,8 @@ def plot_experiment(
   Left: every outcome's paired difference in units of half its interval, so that
   1 is where it begins to exclude 0, to the right as published (higher, where
   no sign is claimed), and beside it the difference itself; colour by verdict,
-  hollow where nothing was found. Right: the primary metric over train steps, or
-  by arm and seed where its arm has no curve.
+  hollow for null and for no difference. Right: the primary metric over train
+  steps, or by arm and seed where its arm has no curve.
   """
   judged = [(o, told) for o, told in told_of(design, results) if told]
   rows = len(judged)
