@@ -36,6 +36,9 @@ def plot_series(design: Design, results: dict, path: str | os.PathLike) -> None:
       bars = None
       if low is not None:
         bars = np.nan_to_num([means - low, high - means])
+        # Side by side: intervals on each other cannot be read.
+        middle = (len(series.lines) - 1) / 2
+        numbers = np.asarray(numbers) * 1.05 ** (turn - middle)
       axes.errorbar(
         numbers,
         means,
