@@ -109,7 +109,7 @@ def none_scored(file, rejected: int, rejects: list[pathlib.Path]) -> str:
   """What is said of an input of which nothing can be scored."""
   lines = [path.read_text("utf-8").partition("\n")[0] for path in rejects]
   first = next(filter(None, lines), "")
-  why = json.loads(first)["reason"] if first else "there is none"
+  why = json.loads(first)["reason"].rstrip(".") if first else "there is none"
   where = rejects[0] if len(rejects) == 1 else rejects[0].parent
   return (
     f"{file}: none of {rejected} rows can be scored. First: {why}. See {where}."

@@ -490,14 +490,18 @@ def test_paths_that_cannot_be(tmp_path, loaded):
 
 
 @pytest.mark.parametrize("source", ["oasst_trees", "gsm8k", "prmbench"])
-def test_real_files(rm_data, tmp_path, loaded, source):
-  # Every line of published files in one of the two outputs, in order.
+def test_real_files(rm_data, tmp_path, model, monkeypatch, source):
+  # Every line of published files in one of the two outputs, in order; what is
+  # longer than 700 tokens is rejected.
+  wide = model.reading._replace(row_len=700)
+  long = dataclasses.replace(model, reading=wide)
+  monkeypatch.setattr(RewardModel, "load", lambda x, **how: long)
   file = next(p for p in sorted((rm_data / source).rglob("*.jsonl*")))
   opener = gzip.open if file.suffix == ".gz" else open
   with opener(file, "rt") as stream:
     lines = [line for _, line in zip(range(12), stream, strict=False)]
   _, out, rejects = run(tmp_path, [line.rstrip("\n") for line in lines])
-  assert len(out) + len(rejects) == len(lines)
+  assert len(out) + len(rejects) == len(lines) and out
   rejected = {r["line"] for r in rejects}
   kept = [json.loads(x) for i, x in enumerate(lines, 1) if i not in rejected]
   new = ("scores", "unscored", "step_scores")
