@@ -59,14 +59,13 @@ class Panel(NamedTuple):
 class Series(NamedTuple):
   """One panel of a picture of means over a number: of samples, of train steps.
 
-  Without `at` the numbers are the train steps of the arms' curves.
+  A line has an (arm, metric) for each number in `at`. Without `at` it has one,
+  and the numbers are the train steps of that arm's curve.
   """
 
   title: str
   axis: str  # what the number is
-  lines: (
-    dict  # name -> (arm, metric) at each of `at`; of a curve: (arm, metric)
-  )
+  lines: dict  # name -> line
   at: tuple = ()
 
 

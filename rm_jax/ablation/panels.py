@@ -5,6 +5,7 @@ import os
 import numpy as np
 
 from rm_jax.ablation.design import Design, Panel
+from rm_jax.ablation.findings import interval
 from rm_jax.evals import canvas
 from rm_jax.metrics import paired_interval
 
@@ -39,8 +40,7 @@ def plot_panels(design: Design, results: dict, path: str | os.PathLike) -> None:
         place,
         mean,
         yerr=np.nan_to_num([mean - low, high - mean]),
-        color=canvas.LINE_COLOURS[turn % len(canvas.LINE_COLOURS)],
-        linestyle=canvas.DASHES[turn % len(canvas.DASHES)],
+        **canvas.line_style(turn),
         marker="o",
         markersize=4,
         capsize=3,
@@ -75,7 +75,5 @@ def panels_table(design: Design, results: dict) -> str:
 
 
 def _cell(value) -> str:
-  mean, low, high = value
-  if low != low:
-    return f"{mean:+z.4f}"
-  return f"{mean:+z.4f} [{low:+z.4f}, {high:+z.4f}]"
+  mean, low, high = (None if x != x else x for x in value)
+  return interval(dict(mean=mean, low=low, high=high))

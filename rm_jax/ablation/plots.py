@@ -101,8 +101,7 @@ def _curves(axes, curves: dict, metric: str) -> None:
     axes.plot(
       [row["step"] for row in rows],
       [row[metric] for row in rows],
-      color=canvas.LINE_COLOURS[turn % len(canvas.LINE_COLOURS)],
-      linestyle=canvas.DASHES[turn % len(canvas.DASHES)],
+      **canvas.line_style(turn),
       marker="o",
       markersize=3,
       label=arm,

@@ -30,6 +30,14 @@ def new(height: float, *grid: int, **how) -> tuple[Figure, np.ndarray]:
   return figure, figure.subplots(*grid, **how)
 
 
+def line_style(turn: int) -> dict:
+  """Colour and dashes of the n-th line of a panel."""
+  return dict(
+    color=LINE_COLOURS[turn % len(LINE_COLOURS)],
+    linestyle=DASHES[turn % len(DASHES)],
+  )
+
+
 def write(figure: Figure, path: str | os.PathLike) -> None:
   """Writes the PNG and drops what was drawn."""
   figure.savefig(path, format="png", dpi=DPI)

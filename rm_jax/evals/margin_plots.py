@@ -38,8 +38,7 @@ def draw_margins(path: str | os.PathLike) -> None:
     axes = right if NEEDS[name] == ("strength",) else left
     turn = len(lines[axes])
     how = dict(
-      color=canvas.LINE_COLOURS[turn % len(canvas.LINE_COLOURS)],
-      linestyle=canvas.DASHES[turn % len(canvas.DASHES)],
+      **canvas.line_style(turn),
       linewidth=2.2,
       zorder=2 + turn % len(canvas.DASHES),
     )
