@@ -156,10 +156,12 @@ def test_bfloat16_products_leave_float32_parameters_that_move_a_little():
   # Catches parameters or moments kept in bfloat16: near 1 its numbers lie 2^-8
   # apart, and an update of 1e-5 is lost.
   how = dict(dtype="bfloat16", lr=1e-5)
-  _, before, _, _ = setup("all", **how)
+  steps, before, _, _ = setup("all", **how)
+  begun = steps.first_state(before.params)
   *_, (after, _) = go("all", [batch()] * 3, **how)
-  for leaf in jax.tree.leaves((after.params, after.opt_state)):
-    assert leaf.dtype in (np.float32, np.int32), leaf.dtype  # int: counts
+  for state in (begun, after):
+    for leaf in jax.tree.leaves((state.params, state.opt_state)):
+      assert leaf.dtype in (np.float32, np.int32), leaf.dtype  # int: counts
   old, new = (
     s.params["backbone"]["final_norm"]["scale"] for s in (before, after)
   )
